@@ -1,0 +1,63 @@
+"""Every bound in one place, and the relations that must hold between them (asserted at import).
+
+Whatever waits, retries, buffers or arrives from outside has its bound here. Sizes are in bytes, times in the unit
+that ends the name.
+"""
+
+from __future__ import annotations
+
+from streamcore.errors import invariant
+
+# --- the protocol's times -----------------------------------------------------------------------------------
+TRANSACTION_TIMEOUT_MS = 10_000
+SLOW_CALL_MS = 80
+"""A send_offsets or commit this slow may have been retried by librdkafka (its retry.backoff.ms is 100)."""
+SESSION_TIMEOUT_MS = 10_000
+COMMIT_INTERVAL_MS = 100
+COMMIT_TIME_RATIO = 10
+"""The interval is never less than this many times the moving average of a commit's own duration."""
+SLICE_MS = 20
+CALL_TIMEOUT_S = 10.0
+"""Admin calls, committed(), flush: an answer later than this counts as none."""
+STARTUP_RETRY_S = 60.0
+TAKEOVER_TIMEOUT_S = 120.0
+RETRY_BASE_S = 0.1
+RETRY_CAP_S = 5.0
+RESTART_BASE_S = 0.2
+RESTART_CAP_S = 10.0
+
+# --- batches and epochs ---------------------------------------------------------------------------------------
+POLL_RECORDS = 4_000
+SLICE_MIN_RECORDS = 16
+SLICE_MAX_RECORDS = 8_192
+EPOCH_RECORDS = 500_000
+EPOCH_BYTES = 64 << 20
+OVERLAY_BYTES = 64 << 20
+CACHE_ENTRIES = 200_000
+"""Decoded state values a step of a task keeps over epochs."""
+KEY_CACHE_ENTRIES = 100_000
+"""Encoded keys a shuffle writer keeps."""
+INBOX_RECENT_IDS = 100_000
+
+# --- sizes on the wire ---------------------------------------------------------------------------------------
+METADATA_BYTES = 3_500
+FRAME_BYTES = 768 << 10
+"""A packed frame (journal, shuffle) is cut into messages of at most this size: below the broker's default 1 MB."""
+STATE_VALUE_BYTES = 700 << 10
+STATE_KEY_BYTES = 16 << 10
+MESSAGE_BYTES = 16 << 20
+"""What the client lets through; the topic's own max.message.bytes is the narrower bound."""
+FETCH_BYTES = 16 << 20
+FETCH_QUEUE_BYTES = 64 << 20
+PRODUCE_QUEUE_BYTES = 256 << 20
+PRODUCE_QUEUE_RECORDS = 1_000_000
+PARTITIONS = 61_440
+"""Key groups; no shuffle can have more partitions."""
+STORY_BYTES = 8 << 10
+"""A dead letter's header (the trace) is cut to this."""
+
+invariant(SLOW_CALL_MS < 100, "the 80 ms rule rests on librdkafka's retry.backoff.ms of 100")
+invariant(FRAME_BYTES < (1 << 20) - (64 << 10), "frames must pass a topic with the broker's default size")
+invariant(STATE_VALUE_BYTES + STATE_KEY_BYTES + (16 << 10) < FRAME_BYTES, "one state entry fits a frame")
+invariant(FETCH_BYTES <= FETCH_QUEUE_BYTES, "one fetch must fit the fetch queue")
+invariant(SLICE_MIN_RECORDS < SLICE_MAX_RECORDS <= EPOCH_RECORDS, "slices lie within an epoch")

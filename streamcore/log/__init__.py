@@ -1,0 +1,1 @@
+"""Everything that talks to Kafka, behind one port with two implementations: kafka and local."""

@@ -1,0 +1,1 @@
+"""The job as data: nodes, and the plan that cuts them into stages."""
