@@ -1,0 +1,1 @@
+"""Stream processing on Kafka, exactly once, in plain Python."""

@@ -1,0 +1,1 @@
+"""The public API: what a user writes down becomes nodes; nothing runs here."""

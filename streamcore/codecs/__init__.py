@@ -1,0 +1,1 @@
+"""Wire formats: lists of values to lists of bytes and back."""
