@@ -1,0 +1,42 @@
+# Two commands on a machine that has python3 (3.11 or newer) and nothing else of ours: `make demo`, `make test`.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+N      ?= 4000000
+ROUNDS ?= 3
+SEED   ?=
+
+.PHONY: demo test lint bench chaos clean
+
+demo: $(VENV)/base.ok
+	$(BIN)/streamcore demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test.ok
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(VENV)/bench.ok
+	$(BIN)/python -m benchmarks --records $(N) --rounds $(ROUNDS)
+
+chaos: $(VENV)/test.ok
+	$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED))
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "streamcore needs Python 3.11 or newer; set PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/base.ok: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/%.ok: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	@touch $@
