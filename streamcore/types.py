@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, NewType
+from typing import Any, Final, NamedTuple, NewType
 
 Partition = NewType("Partition", int)
 Offset = NewType("Offset", int)
@@ -30,3 +30,12 @@ class TaskId(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.stage}[{self.partition}]"
+
+
+class _Unknown:
+    def __repr__(self) -> str:
+        return "UNKNOWN"
+
+
+UNKNOWN: Final[Any] = _Unknown()
+"""The static type of a value that no annotation or topic tells (a lambda's result)."""

@@ -11,15 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
+from streamcore.types import UNKNOWN as UNKNOWN
 from streamcore.types import TimestampMs
-
-
-class _Unknown:
-    def __repr__(self) -> str:
-        return "UNKNOWN"
-
-
-UNKNOWN: Final[Any] = _Unknown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +111,7 @@ class MapBatch(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Records(Node):
-    """Values become Record objects."""
+    """Values become Record objects. Its input is always a Source: topic, offset and headers are the message's own."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -128,7 +121,9 @@ class Merge(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class KeyBy(Node):
-    """A shuffle: its outputs are the next stage's inputs. Owns the internal topic JOB.shuffle.NAME."""
+    """A shuffle: its outputs are the next stage's inputs. Owns the internal topic JOB.shuffle.NAME.
+
+    `f` takes the value; its result must be a Key (checked where the key is encoded)."""
 
     f: Callable[[Any], Any]
 
