@@ -121,10 +121,9 @@ _ENCODERS: Final[dict[type[Any], Callable[[Any], bytes]]] = {
 }
 
 
-def _encoder(key: Any) -> Callable[[Any], bytes]:
+def _encoder(key: object) -> Callable[[Any], bytes]:
     """Subclasses (enums, named tuples, bool) have the bytes of the value that they equal."""
-    kind: type[Any] = type(key)
-    found = _ENCODERS.get(kind)
+    found = _ENCODERS.get(type(key))
     if found is not None:
         return found
     for of, encoder in _ENCODERS.items():
@@ -146,7 +145,7 @@ def _too_large(key: Any, encoded: bytes) -> RecordTooLarge:
 # --- many keys -------------------------------------------------------------------------------------------------
 def encode_keys(keys: list[Any]) -> list[bytes]:
     """As `encode_key`, for a batch; keys of one type are the fast case."""
-    types: set[type[Any]] = set(map(type, keys))
+    types: set[Any] = set(map(type, keys))
     if types == {str}:
         encoded = _encode_strs(keys)
     elif types == {int}:
