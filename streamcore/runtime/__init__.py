@@ -1,0 +1,1 @@
+"""Where the floors below meet: a worker, its tasks, commit and takeover."""

@@ -1,0 +1,331 @@
+"""Takeover: how tasks become ours. Fence before you read; read what is decided; rebuild; seek; run.
+
+    1 FENCE    our own id is initialised; the last writers' slots that are no live members are initialised
+               by a throwaway producer, so that their open transactions end now
+    2 READ     committed offsets with metadata, waiting for undecided transactions
+    3 OPEN     the local store, when lineage and epoch can be the metadata's; else an empty one
+    4 REPLAY   the journal from the store's own frame (whose nonce must be the store's) to the metadata's frame, and on
+               to the stable end: a frame that the metadata does not know stops the job
+    5 GENESIS  tasks with neither metadata nor frames commit their start offsets first
+    6 START    every input is sought and fetched
+
+One object takes over all tasks of one assignment. `advance` does a bounded piece of it and returns; it is called by
+the loop between polls, never from the group's callbacks, and is thrown away when the assignment changes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+
+
+from streamcore import limits
+from streamcore.clock import Clock, Entropy
+from streamcore.errors import LogUnavailable, OffsetsLost, StateDamaged, TopicError
+from streamcore.log import metadata
+from streamcore.log.metadata import Metadata
+from streamcore.log.port import Admin, Consumer, Log, Reader
+from streamcore.runtime.commit import Committer
+from streamcore.runtime.points import Probe
+from streamcore.runtime.replay import Replay, Verdict
+from streamcore.runtime.slices import SliceRunner
+from streamcore.runtime.start import Start
+from streamcore.runtime.statedir import StoreFactory
+from streamcore.runtime.task import Task, TaskState
+from streamcore.state.store import Store
+from streamcore.topology.plan import Plan, Stage
+from streamcore.types import Offset, Slot, TaskId, TopicPartition
+
+logger = logging.getLogger(__name__)
+
+
+class Step(Enum):
+    FENCE = 1
+    READ = 2
+    OPEN = 3
+    REPLAY = 4
+    GENESIS = 5
+    START = 6
+    DONE = 7
+
+
+class Taking:
+    """One task on its way."""
+
+    def __init__(self, task: TaskId, stage: Stage, inputs: tuple[TopicPartition, ...]) -> None:
+        self.id = task
+        self.stage = stage
+        self.inputs = inputs
+        self.metadata: Metadata | None = None
+        self.offsets: dict[TopicPartition, Offset] = {}
+        self.store: Store | None = None
+        self.replay: Replay | None = None
+        self.caught_up = False
+
+
+class Takeover:
+    def __init__(
+        self,
+        plan: Plan,
+        tasks: Mapping[TaskId, tuple[TopicPartition, ...]],
+        log: Log,
+        admin: Admin,
+        consumer: Consumer,
+        committer: Committer,
+        stores: StoreFactory,
+        runner: Callable[[Stage, TaskId, Store], SliceRunner],
+        start: Start,
+        instance: Callable[[Slot], str],
+        chained: bool,
+        clock: Clock,
+        entropy: Entropy,
+        probe: Probe,
+    ) -> None:
+        self._plan = plan
+        self._log = log
+        self._admin = admin
+        self._consumer = consumer
+        self._committer = committer
+        self._stores = stores
+        self._runner = runner
+        self._start = start
+        self._instance = instance
+        self._chained = chained
+        self._clock = clock
+        self._entropy = entropy
+        self._probe = probe
+        self._taking = [Taking(task, plan.stage(task.stage), inputs) for task, inputs in tasks.items()]
+        self._inputs = [tp for taking in self._taking for tp in taking.inputs]
+        self._reader: Reader | None = None
+        self._tasks: list[Task] = []
+        self._deadline_s = clock.monotonic_s() + limits.TAKEOVER_TIMEOUT_S
+        self.step = Step.FENCE
+
+    def advance(self) -> list[Task]:
+        """A bounded piece. Returns the tasks, RUNNING, once: in the call that makes `step` DONE."""
+        match self.step:
+            case Step.FENCE:
+                self._probe("takeover-before-fence")
+                self._fence()
+                self._probe("takeover-after-fence")
+                self.step = Step.READ
+            case Step.READ:
+                self._read()
+                self._probe("takeover-after-read")
+                self.step = Step.OPEN
+            case Step.OPEN:
+                for taking in self._taking:
+                    self._open(taking)
+                self._open_reader()
+                self.step = Step.REPLAY
+            case Step.REPLAY:
+                if self._replay():
+                    self._probe("takeover-after-replay")
+                    self.step = Step.GENESIS
+            case Step.GENESIS:
+                if self._genesis():
+                    self.step = Step.START
+            case Step.START:
+                self._run()
+                self.step = Step.DONE
+                self._probe("takeover-started")
+                return self._tasks
+            case Step.DONE:
+                pass
+        return []
+
+    def drop(self) -> None:
+        """The assignment changed, or the worker ends: nothing of this takeover stays open."""
+        self._close_reader()
+        for taking in self._taking:
+            if taking.store is not None:
+                taking.store.close()
+        for task in self._tasks:
+            if task.state is not TaskState.CLOSED:
+                task.move(TaskState.CLOSED)
+
+    # --- 1 fence, 2 read --------------------------------------------------------------------------------------
+
+    def _fence(self) -> None:
+        if self._chained:
+            return
+        found = self._admin.committed(self._plan.job, self._inputs, limits.CALL_TIMEOUT_S, stable=False)
+        writers = {metadata.decode(at.metadata, str(tp)).slot for tp, at in found.items()}
+        alive = {member.instance_id for member in self._admin.members(self._plan.job)}
+        for slot in sorted(writers):
+            if self._instance(slot) not in alive:
+                producer = self._log.producer(self._instance(slot))
+                try:
+                    producer.init(limits.CALL_TIMEOUT_S)
+                finally:
+                    producer.close()
+
+    def _read(self) -> None:
+        found = self._admin.committed(self._plan.job, self._inputs, limits.TAKEOVER_TIMEOUT_S)
+        for taking in self._taking:
+            texts = {tp: found[tp].metadata for tp in taking.inputs if tp in found}
+            if not texts:
+                continue
+            if len(texts) < len(taking.inputs) or len(set(texts.values())) > 1:
+                raise OffsetsLost(
+                    f"task {taking.id}: its inputs' committed offsets are not of one commit ({sorted(map(str, texts))})",
+                    "another tool changed some: `streamcore recover JOB` rewrites them from the journal",
+                )
+            tp, text = next(iter(texts.items()))
+            taking.metadata = metadata.decode(text, f"{self._plan.job}, {tp}")
+            taking.offsets = {tp: found[tp].offset for tp in taking.inputs}
+
+    # --- 3 open, 4 replay -------------------------------------------------------------------------------------
+
+    def _open(self, taking: Taking) -> None:
+        store, why = self._opened(taking)
+        if why:
+            logger.warning("task %s: local state is not used and rebuilt from the journal: %s", taking.id, why)
+            store = self._fresh(taking, store, why)
+        assert store is not None
+        taking.store = store
+        journal = self._journal(taking)
+        taking.replay = Replay(taking.id, journal, store, taking.metadata, self._chained)
+
+    def _opened(self, taking: Taking) -> tuple[Store | None, str]:
+        """The local store, and why it cannot be used ("" when it can)."""
+        store: Store | None = None
+        try:
+            store = self._stores.open(taking.id, [node.name for node in taking.stage.stateful])
+            mark = store.mark()
+        except StateDamaged as error:
+            if store is not None:
+                store.close()
+            return None, error.what
+        told = taking.metadata
+        if mark is None:
+            return store, ""
+        if told is None:
+            return store, f"it stands at epoch {mark.epoch} and nothing is committed"
+        if mark.lineage != told.lineage:
+            return store, f"it is of lineage {mark.lineage}, the commit of {told.lineage}"
+        if mark.epoch > told.epoch:
+            return store, f"it stands at epoch {mark.epoch}, after the commit's {told.epoch}"
+        return store, ""
+
+    def _fresh(self, taking: Taking, old: Store | None, why: str) -> Store:
+        if old is not None:
+            old.close()
+        self._stores.set_aside(taking.id, why)
+        return self._stores.open(taking.id, [node.name for node in taking.stage.stateful])
+
+    def _open_reader(self) -> None:
+        self._close_reader()
+        journals = {self._journal(t): t for t in self._taking if not t.caught_up}
+        first = self._admin.first_offsets(list(journals))
+        starts: dict[TopicPartition, Offset] = {}
+        for tp, taking in journals.items():
+            assert taking.replay is not None
+            start = taking.replay.start
+            if start is not None and start < first[tp]:
+                raise OffsetsLost(
+                    f"task {taking.id}: its state stands at journal offset {start}, and {tp} begins at {first[tp]}",
+                    "the journal was trimmed by another tool; `streamcore reset JOB` starts over",
+                )
+            starts[tp] = first[tp] if start is None else start
+        self._reader = self._log.reader(starts, committed=not self._chained)
+
+    def _replay(self) -> bool:
+        """True when every task stands at its commit and its journal was read to the stable end."""
+        assert self._reader is not None
+        by_journal = {self._journal(t): t for t in self._taking}
+        for run in self._reader.poll(limits.POLL_RECORDS, 0.05):
+            taking = by_journal[run.tp]
+            assert taking.replay is not None
+            taking.replay.feed(run)
+        ended = self._reader.ended()
+        restart = False
+        for tp, taking in by_journal.items():
+            assert taking.replay is not None
+            if taking.replay.verdict is Verdict.FOREIGN:
+                self._start_over(taking)
+                restart = True
+            elif tp in ended and (taking.metadata is None or taking.replay.verdict is Verdict.DONE):
+                taking.caught_up = True
+        if restart:
+            self._open_reader()
+            return False
+        if all(taking.caught_up for taking in self._taking):
+            self._close_reader()
+            return True
+        if self._clock.monotonic_s() > self._deadline_s:
+            behind = [str(taking.id) for taking in self._taking if not taking.caught_up]
+            raise LogUnavailable(
+                f"job {self._plan.job}: the journals of {', '.join(behind)} do not reach their commits within "
+                f"{limits.TAKEOVER_TIMEOUT_S:.0f} s",
+                "look for transactions that stay open, or partitions without a leader",
+            )
+        return False
+
+    def _start_over(self, taking: Taking) -> None:
+        assert taking.store is not None
+        why = Verdict.FOREIGN.value
+        logger.warning("task %s: local state is not used and rebuilt from the journal: %s", taking.id, why)
+        taking.store = self._fresh(taking, taking.store, why)
+        taking.replay = Replay(taking.id, self._journal(taking), taking.store, taking.metadata, self._chained)
+
+    def _close_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def _journal(self, taking: Taking) -> TopicPartition:
+        return TopicPartition(self._plan.journal_topic(taking.stage.name), taking.id.partition)
+
+    # --- 5 genesis, 6 start -----------------------------------------------------------------------------------
+
+    def _genesis(self) -> bool:
+        if not self._tasks:
+            self._tasks = [self._task(taking) for taking in self._taking]
+        new = [task for task in self._tasks if task.mark is None]
+        return not new or self._committer.commit(new)
+
+    def _task(self, taking: Taking) -> Task:
+        assert taking.store is not None and taking.replay is not None
+        mark = taking.replay.mark
+        if mark is None:
+            offsets = self._start.offsets(taking.stage, taking.inputs)
+            origin = self._start.origin(taking.stage)
+        else:
+            offsets = taking.offsets
+            origin = taking.replay.origin or {}
+            self._start.check(taking.id, taking.stage, origin)
+        task = Task(
+            id=taking.id,
+            stage=taking.stage,
+            inputs=taking.inputs,
+            store=taking.store,
+            runner=self._runner(taking.stage, taking.id, taking.store),
+            origin=origin,
+            lineage=mark.lineage if mark else self._entropy.token(),
+            mark=mark,
+            committed=dict(offsets),
+            position=dict(offsets),
+        )
+        return task
+
+    def _run(self) -> None:
+        for task in self._tasks:
+            task.move(TaskState.RUNNING)
+            for tp, offset in task.committed.items():
+                self._consumer.start(tp, offset)
+
+
+def tasks_of(plan: Plan, assigned: Sequence[TopicPartition]) -> dict[TaskId, tuple[TopicPartition, ...]]:
+    """The tasks all of whose inputs are assigned."""
+    stage_of = {stage.topic: stage for stage in plan.stages}
+    found: dict[TaskId, tuple[TopicPartition, ...]] = {}
+    for tp in assigned:
+        stage = stage_of.get(tp.topic)
+        if stage is None:
+            raise TopicError(f"job {plan.job}: assigned {tp}, which no stage reads", "is another job using this name?")
+        found[TaskId(stage.name, tp.partition)] = (tp,)
+    return found
+
+

@@ -1,0 +1,91 @@
+"""The topics a job needs: its own are made, with the settings the protocol rests on; the user's must be there.
+
+JOB.shuffle.STEP and JOB.journal.STAGE are created at the first start and refused when they exist otherwise. A
+shuffle's partition count is pinned by the topic itself: the largest count of the job's sources at genesis.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from streamcore import limits
+from streamcore.errors import TopicError
+from streamcore.log.port import Admin, TopicInfo
+from streamcore.topology.plan import Plan
+
+logger = logging.getLogger(__name__)
+
+JOURNAL_CONFIG: Final[Mapping[str, str]] = {
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "message.timestamp.type": "LogAppendTime",
+}
+SHUFFLE_CONFIG: Final[Mapping[str, str]] = {
+    "cleanup.policy": "delete",
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+}
+
+
+def prepare(plan: Plan, admin: Admin, replication: int | None) -> dict[str, TopicInfo]:
+    """All topics of the job, existing and checked. Raises TopicError."""
+    found = admin.topics()
+    _refuse_missing(plan, found)
+    counts = [found[name].partitions for name in plan.source_topics]
+    shuffled = max(counts)
+    if shuffled > limits.PARTITIONS:
+        raise TopicError(f"job {plan.job}: {shuffled} partitions; a shuffle has at most {limits.PARTITIONS}", "")
+    for stage in plan.stages:
+        if stage.is_shuffle:
+            _ensure(plan, admin, found, stage.topic, shuffled, SHUFFLE_CONFIG, replication, pinned=True)
+        count = found[stage.topic].partitions
+        journal = plan.journal_topic(stage.name)
+        _ensure(plan, admin, found, journal, count, JOURNAL_CONFIG, replication, pinned=False)
+    return found
+
+
+def _refuse_missing(plan: Plan, found: Mapping[str, TopicInfo]) -> None:
+    wanted = [*plan.source_topics, *plan.sink_topics, *plan.dead_letter_topics]
+    missing = [name for name in dict.fromkeys(wanted) if name not in found]
+    if missing:
+        commands = "; ".join(f"streamcore topics create {name} --partitions N --kafka HOST:PORT" for name in missing)
+        raise TopicError(f"job {plan.job}: no such topic: {', '.join(missing)}", f"create what is missing: {commands}")
+
+
+def _ensure(
+    plan: Plan,
+    admin: Admin,
+    found: dict[str, TopicInfo],
+    name: str,
+    partitions: int,
+    config: Mapping[str, str],
+    replication: int | None,
+    *,
+    pinned: bool,
+) -> None:
+    if name not in found:
+        found[name] = admin.create(name, partitions, config, replication)
+        logger.info("created topic %s with %d partitions", name, partitions)
+    if not pinned and found[name].partitions != partitions:
+        raise TopicError(
+            f"job {plan.job}: its internal topic {name} has {found[name].partitions} partitions and must have {partitions}",
+            "the input topic's partition count was changed, or the topic is not this job's: `streamcore reset JOB` "
+            "starts over",
+        )
+    actual = admin.config(name)
+    foreign = {key: actual.get(key) for key, value in config.items() if actual.get(key) != value}
+    if foreign:
+        told = ", ".join(f"{key}={value} (must be {config[key]})" for key, value in foreign.items())
+        raise TopicError(
+            f"job {plan.job}: its internal topic {name} has foreign settings: {told}",
+            "set them back with your Kafka tools (kafka-configs --alter), or choose another job name",
+        )
+
+
+def size_limits(plan: Plan, admin: Admin) -> dict[str, int]:
+    """max.message.bytes of every topic that the job writes plain records to."""
+    names = dict.fromkeys([*plan.sink_topics, *plan.dead_letter_topics])
+    return {name: int(admin.config(name)["max.message.bytes"]) for name in names}

@@ -1,0 +1,379 @@
+"""A worker: one member of the job's consumer group, one processing thread, one producer.
+
+The loop, each turn of it:
+
+    1 poll     records, and through the listener the group's decisions; nothing is polled while slices wait, but the
+               group is served (with everything paused) when they wait long
+    2 take     the next piece of a takeover under way
+    3 slice    one slice of the oldest waiting run
+    4 commit   when the epoch is due: by time, by records, by bytes
+    5 tell     progress, for whoever asks
+
+A failure of one epoch is undone by the committer and the loop goes on; errors that no turn can mend leave `run` by
+their remedy, with the epoch undone and the consumer closed.
+
+Threads: everything runs on the thread that called `run`, listener methods inside its poll; `stop` may be called from
+any thread or signal handler.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from streamcore import limits
+from streamcore.clock import Clock, Entropy
+from streamcore.errors import RecordFailed, RetryError, StreamcoreError
+from streamcore.log.port import Consumer, Log, Run
+from streamcore.observe.metrics import Metrics
+from streamcore.runtime.commit import Committer
+from streamcore.runtime.points import Probe, quiet
+from streamcore.runtime.producers import Producers
+from streamcore.runtime.progress import Progress
+from streamcore.runtime.slices import SliceRunner
+from streamcore.runtime.start import Start
+from streamcore.runtime.statedir import RocksStores, StoreFactory
+from streamcore.runtime.takeover import Step, Takeover, tasks_of
+from streamcore.runtime.task import Task, TaskState
+from streamcore.runtime.topics import prepare, size_limits
+from streamcore.state.store import Store
+from streamcore.topology.plan import Plan, Stage
+from streamcore.types import Offset, Slot, TaskId, TopicPartition
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Mode = Literal["exactly-once", "at-least-once"]
+SERVE_GROUP_S = 1.0
+"""While slices wait, the group is served this often."""
+IDLE_POLL_S = 0.1
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    slot: Slot = Slot(0)
+    state_dir: Path = Path(".streamcore")
+    commit_interval_ms: int = limits.COMMIT_INTERVAL_MS
+    mode: Mode = "exactly-once"
+    replication: int | None = None
+    """Of the internal topics; None: the broker's default."""
+
+
+class Worker:
+    def __init__(
+        self,
+        plan: Plan,
+        log: Log,
+        settings: WorkerSettings,
+        *,
+        clock: Clock,
+        entropy: Entropy,
+        metrics: Metrics,
+        stores: StoreFactory | None = None,
+        probe: Probe = quiet,
+    ) -> None:
+        """Takes the slot's lock (StateDirError) and nothing else; `run` does the rest."""
+        self._plan = plan
+        self._log = log
+        self._settings = settings
+        self._clock = clock
+        self._entropy = entropy
+        self._metrics = metrics
+        self._probe = probe
+        self._stores = stores or RocksStores(settings.state_dir, plan.job, settings.slot)
+        self._tasks: dict[TaskId, Task] = {}
+        self._task_of: dict[TopicPartition, Task] = {}
+        self._waiting: deque[tuple[Task, Run, int]] = deque()
+        self._takeover: Takeover | None = None
+        self._paused = False
+        self._stopping = False
+        self._failure: BaseException | None = None
+        self._commit_average_s = 0.0
+        self._epoch_begun_s = 0.0
+        self._polled_s = 0.0
+        self._records_in = 0
+        self._records_out = 0
+        self._commits = 0
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until `stop`. Raises StreamcoreError by remedy."""
+        self.open()
+        try:
+            while not self._stopping:
+                self.turn()
+            self._commit()
+        except RecordFailed:
+            self._commit_before_stop()
+            raise
+        finally:
+            self.close()
+
+    def stop(self) -> None:
+        """The epoch is finished and committed, then `run` returns."""
+        self._stopping = True
+
+    def open(self) -> None:
+        """Fence our own id, check topics, join the group."""
+        settings, plan = self._settings, self._plan
+        instance = self.instance(settings.slot)
+        self._admin = self._with_retries(self._log.admin)
+        topics = self._with_retries(lambda: prepare(plan, self._admin, settings.replication))
+        self._start = Start(self._admin, topics)
+        self._limits = size_limits(plan, self._admin)
+        self._partitions = {stage.name: topics[stage.topic].partitions for stage in plan.stages}
+        self._producers = Producers(
+            self._log,
+            instance if settings.mode == "exactly-once" else None,
+            self._clock,
+            self._entropy,
+            self._metrics.producer_rebuilt,
+        )
+        self._producers.fence()
+        self._consumer: Consumer = self._log.consumer(plan.job, instance, headers=plan.needs_headers)
+        self._committer = Committer(
+            plan, settings.slot, instance, self._producers, self._consumer, self._admin,
+            self._clock, self._entropy, self._metrics, self._probe,
+        )  # fmt: skip
+        self._consumer.subscribe([stage.topic for stage in plan.stages], self)
+        logger.info("job %s, slot %d: joined as %s", plan.job, settings.slot, instance)
+
+    def _commit_before_stop(self) -> None:
+        """What came before the failing record stands, so that the job is found at that record."""
+        try:
+            self._commit()
+        except StreamcoreError as error:
+            logger.warning("the epoch before the failing record is not committed: %s", error)
+
+    def close(self) -> None:
+        """After run, or after an error. What is still open is dropped: whoever takes over goes on from the commit."""
+        self._drop_takeover()
+        for task in self._tasks.values():
+            task.forget_epoch()
+        for name in ("_consumer", "_producers", "_admin"):
+            part = getattr(self, name, None)
+            if part is not None:
+                self._closing(part.close)
+        for task in self._tasks.values():
+            task.store.close()
+        self._tasks.clear()
+        self._stores.close()
+
+    def instance(self, slot: Slot) -> str:
+        """group.instance.id and transactional.id of a slot."""
+        return f"{self._plan.job}.{slot}"
+
+    # --- the loop ---------------------------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """One turn; the module's docstring numbers its phases."""
+        self._poll()
+        if self._takeover is not None:
+            self._take()
+        if self._waiting:
+            self._slice()
+        if self._due():
+            self._commit()
+
+    def _poll(self) -> None:
+        now = self._clock.monotonic_s()
+        if self._waiting:
+            if now - self._polled_s < SERVE_GROUP_S:
+                return
+            self._pause()
+            self._polled_s = now
+            runs = self._consumer.poll(1, 0.0)
+        else:
+            self._unpause()
+            self._polled_s = now
+            runs = self._consumer.poll(limits.POLL_RECORDS, self._patience_s(now))
+        self._raise_failure()
+        self._producers.fence_if_abandoned()
+        for run in runs:
+            task = self._task_of.get(run.tp)
+            if task is not None:
+                self._waiting.append((task, run, 0))
+
+    def _patience_s(self, now: float) -> float:
+        if self._takeover is not None:
+            return 0.0
+        if any(task.touched for task in self._tasks.values()):
+            return max(0.0, min(IDLE_POLL_S, self._epoch_begun_s + self._interval_s() - now))
+        return IDLE_POLL_S
+
+    def _take(self) -> None:
+        assert self._takeover is not None
+        takeover = self._takeover
+        for task in takeover.advance():
+            self._tasks[task.id] = task
+            for tp in task.inputs:
+                self._task_of[tp] = task
+        if takeover.step is Step.DONE:
+            self._takeover = None
+            logger.info("running %d tasks", len(self._tasks))
+
+    def _slice(self) -> None:
+        task, run, begin = self._waiting.popleft()
+        if not any(other.touched for other in self._tasks.values()):
+            self._epoch_begun_s = self._clock.monotonic_s()
+        self._probe("before-slice")
+        after = task.runner.slice(run, begin)
+        task.advance(run.tp, Offset(run.offsets[after - 1] + 1), after - begin)
+        self._records_in += after - begin
+        try:
+            self._records_out += task.runner.release(self._producers.open)
+        except RetryError as error:
+            self._undo(error)
+            return
+        self._probe("after-slice")
+        if after < len(run):
+            self._waiting.appendleft((task, run, after))
+
+    def _due(self) -> bool:
+        touched = [task for task in self._tasks.values() if task.touched]
+        if not touched:
+            return False
+        if self._clock.monotonic_s() - self._epoch_begun_s >= self._interval_s():
+            return True
+        records = sum(task.records for task in touched)
+        return records >= limits.EPOCH_RECORDS or sum(t.runner.epoch_bytes for t in touched) >= limits.EPOCH_BYTES
+
+    def _interval_s(self) -> float:
+        return max(self._settings.commit_interval_ms / 1000, limits.COMMIT_TIME_RATIO * self._commit_average_s)
+
+    def _commit(self) -> None:
+        touched = [task for task in self._tasks.values() if task.touched]
+        if not touched:
+            return
+        begun = self._clock.monotonic_s()
+        if self._committer.commit(touched):
+            self._commits += 1
+            taken = self._clock.monotonic_s() - begun
+            self._commit_average_s += (taken - self._commit_average_s) / 8
+            self._metrics.lag({tp: self._lag(tp, task) for tp, task in self._task_of.items()})
+        else:
+            self._forget_waiting(touched)
+
+    def _undo(self, why: Exception) -> None:
+        touched = [task for task in self._tasks.values() if task.touched]
+        self._committer.undo(touched, why)
+        self._forget_waiting(touched)
+
+    def _forget_waiting(self, tasks: list[Task]) -> None:
+        gone = set(map(id, tasks))
+        self._waiting = deque(item for item in self._waiting if id(item[0]) not in gone)
+
+    def _lag(self, tp: TopicPartition, task: Task) -> int:
+        end = self._consumer.end(tp)
+        return 0 if end is None else max(0, end - task.position[tp])
+
+    # --- backpressure -----------------------------------------------------------------------------------------
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._consumer.pause(list(self._task_of))
+            self._paused = True
+
+    def _unpause(self) -> None:
+        if self._paused:
+            self._consumer.resume(list(self._task_of))
+            self._paused = False
+
+    # --- the group's decisions (inside poll) --------------------------------------------------------------------
+
+    def assigned(self, tps: list[TopicPartition]) -> None:
+        self._metrics.rebalanced()
+        self._committer.member_id = self._consumer.membership().member_id
+        self._committer.assignment = frozenset(tps)
+        self._drop_takeover()
+        tasks = tasks_of(self._plan, tps)
+        logger.info("assigned %d tasks: %s", len(tasks), ", ".join(map(str, tasks)))
+        if tasks:
+            self._takeover = Takeover(
+                self._plan, tasks, self._log, self._admin, self._consumer, self._committer, self._stores,
+                self._runner, self._start, self.instance, self._settings.mode == "at-least-once",
+                self._clock, self._entropy, self._probe,
+            )  # fmt: skip
+
+    def revoked(self, tps: list[TopicPartition]) -> None:
+        """Law 2: finish the epoch, then let go."""
+        try:
+            self._drop_takeover()
+            self._commit()
+        except BaseException as error:  # raised again once poll() has returned
+            self._failure = error
+        finally:
+            self._let_go()
+
+    def lost(self, tps: list[TopicPartition]) -> None:
+        """Law 2: drop it. The open transaction is not ours to commit; a fresh producer ends it."""
+        logger.warning("job %s: lost %d partitions", self._plan.job, len(tps))
+        self._committer.assignment = frozenset()
+        self._drop_takeover()
+        for task in self._tasks.values():
+            task.forget_epoch()
+        self._producers.abandon()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._committer.assignment = frozenset()
+        self._waiting.clear()
+        self._paused = False
+        for task in self._tasks.values():
+            task.move(TaskState.CLOSED)
+            task.store.close()
+        self._tasks.clear()
+        self._task_of.clear()
+
+    def _drop_takeover(self) -> None:
+        if self._takeover is not None:
+            self._takeover.drop()
+            self._takeover = None
+
+    # --- helpers ----------------------------------------------------------------------------------------------
+
+    def _runner(self, stage: Stage, task: TaskId, store: Store) -> SliceRunner:
+        return SliceRunner(
+            self._plan, stage, task, store, self._partitions, self._limits, self._clock, self._entropy, self._metrics
+        )
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _with_retries(self, call: Callable[[], T]) -> T:
+        """At start the broker may be away: back off within the start-up bound."""
+        jitter = self._entropy.random()
+        deadline = self._clock.monotonic_s() + limits.STARTUP_RETRY_S
+        delay = limits.RETRY_BASE_S
+        while True:
+            try:
+                return call()
+            except RetryError as error:
+                if self._clock.monotonic_s() + delay >= deadline:
+                    raise
+                logger.warning("the log does not answer yet, trying again in %.1f s: %s", delay, error.what)
+                self._clock.sleep_s(delay * (0.5 + jitter.random()))
+                delay = min(delay * 2, limits.RETRY_CAP_S)
+
+    def _closing(self, close: Callable[[], None]) -> None:
+        try:
+            close()
+        except StreamcoreError as error:
+            logger.warning("closing: %s", error)
+
+    def progress(self) -> Progress:
+        return Progress(
+            records_in=self._records_in,
+            records_out=self._records_out,
+            lag=sum(self._lag(tp, task) for tp, task in self._task_of.items()),
+            commits=self._commits,
+            tasks={task.id: task.mark.epoch for task in self._tasks.values() if task.mark},
+            taking_over=self._takeover is not None,
+        )
