@@ -43,6 +43,8 @@ INBOX_RECENT_IDS = 100_000
 METADATA_BYTES = 3_500
 FRAME_BYTES = 768 << 10
 """A packed frame (journal, shuffle) is cut into messages of at most this size: below the broker's default 1 MB."""
+JOURNAL_PARTS = 256
+"""Messages a task's epoch may take in its journal."""
 STATE_VALUE_BYTES = 700 << 10
 STATE_KEY_BYTES = 16 << 10
 MESSAGE_BYTES = 16 << 20
@@ -59,5 +61,6 @@ STORY_BYTES = 8 << 10
 invariant(SLOW_CALL_MS < 100, "the 80 ms rule rests on librdkafka's retry.backoff.ms of 100")
 invariant(FRAME_BYTES < (1 << 20) - (64 << 10), "frames must pass a topic with the broker's default size")
 invariant(STATE_VALUE_BYTES + STATE_KEY_BYTES + (16 << 10) < FRAME_BYTES, "one state entry fits a frame")
+invariant(JOURNAL_PARTS * FRAME_BYTES >= 2 * OVERLAY_BYTES, "an epoch that fills the overlay fits its journal frame")
 invariant(FETCH_BYTES <= FETCH_QUEUE_BYTES, "one fetch must fit the fetch queue")
 invariant(SLICE_MIN_RECORDS < SLICE_MAX_RECORDS <= EPOCH_RECORDS, "slices lie within an epoch")

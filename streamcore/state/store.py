@@ -25,6 +25,9 @@ RESERVED: Final = b"\xff"
 """Where the store's own keys begin: the end of every scan."""
 MARK_KEY: Final = b"\xff\xffmark"
 
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError)
+"""What msgspec raises for bytes that are not what they should be."""
+
 
 class EpochMark(msgspec.Struct, frozen=True, array_like=True):
     """The commit a store stands at: nonce and lineage say which, the offsets where its journal frame lies."""
@@ -49,7 +52,7 @@ class EpochMark(msgspec.Struct, frozen=True, array_like=True):
             raise StateDamaged(f"{where} holds an epoch mark of unknown format {data[:1]!r}")
         try:
             return _decode_mark(data[1:])
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise StateDamaged(f"{where} holds an unreadable epoch mark: {error}") from error
 
 
