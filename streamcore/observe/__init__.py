@@ -1,0 +1,1 @@
+"""What a running job tells: metrics and log lines."""

@@ -1,0 +1,199 @@
+"""Every metric of a worker: its name, what it counts, and what to look at when it rises. The only place names stand.
+
+docs/metrics.md is this table (`markdown()`; a test holds the file to it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    name: str
+    """As scraped, without prometheus-client's `_total`."""
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    when_it_rises: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def scraped(self) -> str:
+        return f"{self.name}_total" if self.kind == "counter" else self.name
+
+
+_COMMIT_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5, 5.0, 10.0)
+_BATCH: Final = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
+_REPLAY_S: Final = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+
+RECORDS_IN: Final = Spec(
+    "streamcore_records_in",
+    "counter",
+    "Records read from a topic, those of undone epochs included",
+    "Falling while the lag rises is what to look at: the job is slower than its input. Add workers up to the number "
+    "of partitions.",
+    ("topic",),
+)
+RECORDS_OUT: Final = Spec(
+    "streamcore_records_out",
+    "counter",
+    "Records produced to a topic in epochs that were committed",
+    "Compare with records in; a sudden ratio is a change in the input or in a filter.",
+    ("topic",),
+)
+LAG: Final = Spec(
+    "streamcore_lag",
+    "gauge",
+    "Offsets between a task's position and its partition's stable end (transaction markers count)",
+    "The job does not keep up, or a task is stuck: look at records in, commit time and replays of the same worker. One "
+    "partition alone: a hot key, or an open transaction of another producer that holds the stable end back.",
+    ("topic", "partition"),
+)
+TASKS: Final = Spec(
+    "streamcore_tasks",
+    "gauge",
+    "Tasks that this worker runs now",
+    "Other workers are gone: look at their logs and exit codes. 0 on a worker that should work: more workers than "
+    "partitions, or a takeover that does not end.",
+)
+EPOCHS: Final = Spec(
+    "streamcore_epochs",
+    "counter",
+    "Epochs committed, one a task and commit",
+    "Nothing. Standing still while records come in is the alarm: no commit goes through.",
+)
+ABORTED: Final = Spec(
+    "streamcore_commits_undone",
+    "counter",
+    "Transactions aborted and started over; nothing is lost, the work is done again",
+    "Rebalances, broker restarts, records that a topic refuses. Steadily: the worker's warnings name the cause.",
+)
+UNKNOWN: Final = Spec(
+    "streamcore_commits_unknown",
+    "counter",
+    "Commits whose answer did not come, settled by asking for the metadata",
+    "The network or the broker that coordinates the transactions.",
+)
+COMMIT_S: Final = Spec(
+    "streamcore_commit_seconds",
+    "histogram",
+    "One commit: closing the epoch, flush, offsets, decision, and applying it to local state",
+    "Usually the broker (replication, disk). Above 80 ms the producer is rebuilt each time. If the broker is quick: "
+    "the epochs are large (see epoch records and overlay bytes).",
+    (),
+    _COMMIT_S,
+)
+BATCH: Final = Spec(
+    "streamcore_epoch_records",
+    "histogram",
+    "Records in one commit",
+    "The commits are slow, or the input comes in bursts. At the bound (500,000) commits are forced.",
+    (),
+    _BATCH,
+)
+OVERLAY: Final = Spec(
+    "streamcore_overlay_bytes",
+    "gauge",
+    "Estimated size of the open epoch's uncommitted state, all tasks",
+    "Many different keys an epoch, or large values. A shorter commit interval bounds it sooner.",
+)
+JOURNAL: Final = Spec(
+    "streamcore_journal_bytes",
+    "counter",
+    "Bytes of state changes written to the journals",
+    "State values grow: a value is journaled whole when it changes. Split large ones into a Map.",
+)
+REPLAY_S: Final = Spec(
+    "streamcore_replay_seconds",
+    "histogram",
+    "One takeover: from the assignment to running tasks, the journals' replay included",
+    "Long journals or lost local state: is the state directory on a disk that survives a restart?",
+    (),
+    _REPLAY_S,
+)
+REPLAYED: Final = Spec(
+    "streamcore_replayed_frames",
+    "counter",
+    "Journal frames applied in takeovers",
+    "Tasks move between workers, or local state is lost at each restart.",
+)
+STATE_REBUILT: Final = Spec(
+    "streamcore_state_rebuilt",
+    "counter",
+    "Times that a task's local state was set aside and rebuilt from the journal",
+    "The disk, or processes killed while another one ran on the same directory; the warnings say why each time.",
+)
+REBALANCES: Final = Spec(
+    "streamcore_rebalances",
+    "counter",
+    "Changes of this worker's partitions, by what happened: assigned, revoked, lost",
+    "Workers come and go. `lost`: this one was away for longer than its session timeout (paused, starved of CPU).",
+    ("what",),
+)
+DEDUPE: Final = Spec(
+    "streamcore_dedupe",
+    "counter",
+    "Records seen by a dedupe step, by verdict: accepted, duplicate, too_old (older than `keep`, so not to be known)",
+    "duplicate: the sender retries; harmless. too_old: `keep` is too short for how late records come.",
+    ("step", "verdict"),
+)
+DEAD_LETTERS: Final = Spec(
+    "streamcore_dead_letters",
+    "counter",
+    "Records sent to a dead letter topic",
+    "Read the topic: the headers name step, error and position. Usually a new version of a producer, or of the code.",
+    ("topic",),
+)
+SKIPPED: Final = Spec(
+    "streamcore_skipped",
+    "counter",
+    "Records left out under the policy Skip, by the step they failed in",
+    "As for dead letters, only that the records are gone: use DeadLetter to keep them.",
+    ("step",),
+)
+RERUNS: Final = Spec(
+    "streamcore_slices_rerun",
+    "counter",
+    "Slices rolled back and run record by record, to find the one that fails",
+    "Many bad records: each costs a slice. Filter them early, or let the type allow them.",
+)
+PAUSES: Final = Spec(
+    "streamcore_pauses",
+    "counter",
+    "Times that reading was paused because a bound was reached",
+    "The broker takes the output more slowly than it is made: look at commit time.",
+)
+PRODUCERS: Final = Spec(
+    "streamcore_producers_rebuilt",
+    "counter",
+    "Producers replaced by fresh ones: after a slow (80 ms) or failed call, a fencing, a timed-out transaction",
+    "Slow transaction coordinator, or a worker that pauses for seconds. Rarely is normal.",
+)
+
+CATALOG: Final = (
+    RECORDS_IN, RECORDS_OUT, LAG, TASKS, EPOCHS, ABORTED, UNKNOWN, COMMIT_S, BATCH, OVERLAY, JOURNAL, REPLAY_S,
+    REPLAYED, STATE_REBUILT, REBALANCES, DEDUPE, DEAD_LETTERS, SKIPPED, RERUNS, PAUSES, PRODUCERS,
+)  # fmt: skip
+
+
+def markdown() -> str:
+    rows = [
+        f"| `{spec.scraped}` | {spec.kind} | {', '.join(spec.labels)} | {spec.help} | {spec.when_it_rises} |"
+        for spec in CATALOG
+    ]
+    return "\n".join(
+        [
+            "# Metrics",
+            "",
+            "`streamcore run … --metrics-port 9400` serves these in Prometheus' text format at `/metrics`, on",
+            "127.0.0.1 unless `metrics.host` says otherwise. With `--workers N` the workers take the ports from that",
+            "one on, one a slot. All are of one worker: sum over the workers of a job.",
+            "",
+            "| name | kind | labels | what it is | what to look at when it rises |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
