@@ -20,7 +20,7 @@ lint: $(VENV)/test.ok
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: $(VENV)/bench.ok
+bench: $(VENV)/test,bench.ok
 	$(BIN)/python -m benchmarks --records $(N) --rounds $(ROUNDS)
 
 chaos: $(VENV)/test.ok
