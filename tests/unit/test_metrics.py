@@ -63,7 +63,8 @@ def test_lag_of_a_partition_that_went_away_is_gone() -> None:
 
 def test_a_taken_port_is_a_settings_error_that_names_it() -> None:
     with MetricsServer(Metrics(), "127.0.0.1", 0) as first:
-        with pytest.raises(SettingsError, match=f"127.0.0.1:{first.port}"):
+        taken = f"127.0.0.1:{first.port}"
+        with pytest.raises(SettingsError, match=taken):
             MetricsServer(Metrics(), "127.0.0.1", first.port)
 
 
