@@ -51,7 +51,9 @@ class _Section(BaseModel):
 
 
 class KafkaSettings(_Section):
-    bootstrap: str | None = Field(default=None, min_length=1, description="HOST:PORT, or several with commas between them")
+    bootstrap: str | None = Field(
+        default=None, min_length=1, description="HOST:PORT, or several with commas between them"
+    )
     security_protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] | None = Field(
         default=None, description="plaintext, ssl, sasl_plaintext or sasl_ssl"
     )
@@ -63,10 +65,12 @@ class KafkaSettings(_Section):
     ssl_ca: Path | None = Field(default=None, description="a file of PEM certificates to trust")
     ssl_certificate: Path | None = Field(default=None, description="the client's PEM certificate")
     ssl_key: Path | None = Field(default=None, description="the client's PEM key")
-    ssl_key_password: SecretStr | None = Field(default=None, description="text; better in the environment than in a file")
+    ssl_key_password: SecretStr | None = Field(
+        default=None, description="text; better in the environment than in a file"
+    )
     ssl_verify_hostname: bool = Field(default=True, description="true or false")
     extra: dict[str, str | int | float | bool] = Field(
-        default=default_factory=dict, description='a table of librdkafka\'s own settings, as {"socket.timeout.ms" = 30000}'
+        default_factory=dict, description='a table of librdkafka\'s own settings, as {"socket.timeout.ms" = 30000}'
     )
 
     def client(self) -> dict[str, str | int | float | bool]:
@@ -98,7 +102,9 @@ class GuaranteeSettings(_Section):
 
 
 class WorkerSettings(_Section):
-    slot: int = Field(default=0, ge=0, lt=10_000, description="a whole number from 0 to 9999: the first slot of this machine")
+    slot: int = Field(
+        default=0, ge=0, lt=10_000, description="a whole number from 0 to 9999: the first slot of this machine"
+    )
     workers: int = Field(default=1, ge=1, le=256, description="a whole number from 1 to 256: processes on this machine")
     state_dir: Path = Field(default=Path(".streamcore"), description="a directory of this user's, on a local disk")
     commit_interval: DurationMs = Field(
@@ -117,20 +123,30 @@ class WorkerSettings(_Section):
 
 class TopicSettings(_Section):
     replication: int | None = Field(
-        default=None, ge=1, le=32_767, description="a whole number from 1, for internal topics; left out: the broker's default"
+        default=None,
+        ge=1,
+        le=32_767,
+        description="a whole number from 1, for internal topics; left out: the broker's default",
     )
     partitions: int = Field(
-        default=4, ge=1, le=limits.PARTITIONS, description="a whole number from 1, for topics that the embedded log makes"
+        default=4,
+        ge=1,
+        le=limits.PARTITIONS,
+        description="a whole number from 1, for topics that the embedded log makes",
     )
 
 
 class MetricsSettings(_Section):
-    port: int | None = Field(default=None, ge=0, le=65_535, description="a port number; left out: no metrics are served")
+    port: int | None = Field(
+        default=None, ge=0, le=65_535, description="a port number; left out: no metrics are served"
+    )
     host: str = Field(default="127.0.0.1", min_length=1, description="the address to serve on; 0.0.0.0 for all")
 
 
 class LogSettings(_Section):
-    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="debug, info, warning or error")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug, info, warning or error"
+    )
 
 
 class Settings(BaseSettings):
@@ -154,7 +170,9 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        **_: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """`load` reads the other sources itself, to know which one a wrong value came from."""
         return (init_settings,)
