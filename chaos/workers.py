@@ -1,0 +1,86 @@
+"""Worker processes as the operating system sees them: started, killed, paused, continued, ended, by their id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from streamcore.errors import EXIT_HUNG, EXIT_REBUILD, EXIT_RETRY
+
+ROOT = Path(__file__).resolve().parent.parent
+RESTARTABLE = (EXIT_REBUILD, EXIT_RETRY, EXIT_HUNG)
+STOP_S = 30
+
+Condition = Literal["down", "up", "paused"]
+
+
+class Worker:
+    """One slot. Each start is a process group of its own, so that a kill takes whatever the process started."""
+
+    def __init__(self, slot: int, kafka: str, directory: Path, environment: Mapping[str, str]) -> None:
+        self.slot = slot
+        self.log = directory / f"worker-{slot}.log"
+        self.condition: Condition = "down"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._environment = os.environ | environment
+        state_dir = str(directory / f"state-{slot}")
+        self._command = [sys.executable, "-m", "streamcore", "run", "chaos/topology.py:job", "--kafka", kafka]
+        self._command += ["--slot", str(slot), "--workers", "1", "--state-dir", state_dir]
+
+    def start(self) -> None:
+        with self.log.open("ab") as out:
+            self._process = subprocess.Popen(
+                self._command, cwd=ROOT, env=self._environment, stdout=out, stderr=out, start_new_session=True
+            )
+        self.condition = "up"
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+        self._wait(STOP_S)
+
+    def pause(self) -> None:
+        self._signal(signal.SIGSTOP)
+        self.condition = "paused"
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+        self.condition = "up"
+
+    def exited(self) -> int | None:
+        """The exit code of a process that ended by itself since the last call."""
+        if self.condition != "up" or self._process is None or self._process.poll() is None:
+            return None
+        self.condition = "down"
+        return self._process.returncode
+
+    def stop(self) -> int | None:
+        """SIGTERM and the exit code; None when it had to be killed after all."""
+        if self.condition == "paused":
+            self.resume()
+        if self.condition == "down" or self._process is None:
+            return 0
+        self._signal(signal.SIGTERM)
+        try:
+            return self._wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return None
+
+    def last_words(self, count: int) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:]) if self.log.exists() else ""
+
+    def _wait(self, seconds: float) -> int:
+        assert self._process is not None
+        code = self._process.wait(seconds)
+        self.condition = "down"
+        return code
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, number)
