@@ -25,6 +25,10 @@ RETRY_BASE_S = 0.1
 RETRY_CAP_S = 5.0
 RESTART_BASE_S = 0.2
 RESTART_CAP_S = 10.0
+RESTART_HEALTHY_S = 30.0
+"""A worker that lived this long begins its backoff anew."""
+STOP_GRACE_S = 20.0
+"""A worker asked to stop has this long to commit; then it is killed, and its open epoch is undone."""
 
 # --- batches and epochs ---------------------------------------------------------------------------------------
 POLL_RECORDS = 4_000
@@ -39,6 +43,21 @@ KEY_CACHE_ENTRIES = 100_000
 """Encoded keys a shuffle writer keeps."""
 INBOX_RECENT_IDS = 100_000
 
+# --- the local state of a whole worker, its dozens of tasks together --------------------------------------------
+STATE_CACHE_BYTES = 64 << 20
+"""RocksDB's block cache, indexes and bloom filters included."""
+STATE_MEMTABLE_BYTES = 128 << 20
+"""Above this the fullest memtables are flushed."""
+STATE_WRITE_BUFFER_BYTES = 16 << 20
+"""One step's memtable."""
+STATE_WAL_BYTES = 64 << 20
+"""One task's write-ahead log: what is read again when a store opens after a kill."""
+STATE_OPEN_FILES = 256
+SCAN_ENTRIES = 512
+"""Entries a scan reads at a time."""
+GET_ENTRIES = 256
+"""Keys a read of many asks for at a time: the fastest, as measured."""
+
 # --- sizes on the wire ---------------------------------------------------------------------------------------
 METADATA_BYTES = 3_500
 FRAME_BYTES = 768 << 10
@@ -51,6 +70,8 @@ MESSAGE_BYTES = 16 << 20
 """What the client lets through; the topic's own max.message.bytes is the narrower bound."""
 FETCH_BYTES = 16 << 20
 FETCH_QUEUE_BYTES = 64 << 20
+FETCH_QUEUE_RECORDS = 100_000
+"""A partition with fewer records than this in the fetch queue is fetched again."""
 PRODUCE_QUEUE_BYTES = 256 << 20
 PRODUCE_QUEUE_RECORDS = 1_000_000
 PARTITIONS = 61_440
