@@ -34,7 +34,6 @@ from streamcore.errors import (
     TransactionAborted,
 )
 from streamcore.log import metadata
-from streamcore.log.metadata import Metadata
 from streamcore.log.port import Admin, Consumer, Membership, OffsetCommit, Receipt
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.points import Probe
@@ -57,10 +56,9 @@ class Prepared:
     """One task's part of the transaction."""
 
     task: Task
-    deltas: Mapping[str, Delta]
+    frame: Frame
     receipts: list[Receipt]
     mark: EpochMark | None = None
-    metadata: str = ""
 
 
 class Committer:
@@ -129,6 +127,7 @@ class Committer:
         """Law 5. The transaction ends (by abort, or by a fresh producer's init where the abort fails), and the tasks
         stand at their last commit again."""
         logger.warning("epoch of %d tasks undone: %s", len(tasks), why)
+        self._metrics.undone()
         self._probe("before-abort")
         if self._producers.in_transaction:
             self._abort()
@@ -145,9 +144,10 @@ class Committer:
         for task in tasks:
             deltas = task.runner.drain()
             journal = TopicPartition(self._plan.journal_topic(task.stage.name), task.id.partition)
-            messages = encode_frame(self._frame(task, nonce, deltas))
+            frame = self._frame(task, nonce, deltas)
+            messages = encode_frame(frame)
             self._metrics.journaled(sum(map(len, messages)))
-            prepared.append(Prepared(task, deltas, [producer.send(journal, message) for message in messages]))
+            prepared.append(Prepared(task, frame, [producer.send(journal, message) for message in messages]))
         return prepared
 
     def _frame(self, task: Task, nonce: str, deltas: Mapping[str, Delta]) -> Frame:
@@ -181,8 +181,8 @@ class Committer:
             if first is None or last is None:
                 raise TransactionAborted(f"task {task.id}: the journal frame was not acknowledged")
             part.mark = EpochMark(task.lineage, task.next_epoch, nonce, first, Offset(last + 1))
-            part.metadata = self._metadata(task, part.mark).encode()
-            offsets += [OffsetCommit(tp, offset, part.metadata) for tp, offset in task.position.items()]
+            told = part.frame.metadata(part.mark.journal_end).encode()
+            offsets += [OffsetCommit(tp, offset, told) for tp, offset in task.position.items()]
         self._offsets = offsets
         if self._producers.transactional:
             membership = self._checked_membership(offsets)
@@ -193,21 +193,6 @@ class Committer:
                 # The offsets alone decide nothing: without an EndTxn of ours the transaction can only abort.
                 raise TransactionAborted(f"send_offsets got no answer: {error.what}") from error
             self._probe("after-send-offsets")
-
-    def _metadata(self, task: Task, mark: EpochMark) -> Metadata:
-        return Metadata(
-            lineage=mark.lineage,
-            epoch=mark.epoch,
-            nonce=mark.nonce,
-            journal_end=mark.journal_end,
-            checkpoint=None,
-            watermark_ms=None,
-            cut=None,
-            slot=self._slot,
-            topology=self._plan.version,
-            mode=self._mode,
-            previous=task.mark.journal if task.mark else None,
-        )
 
     def _checked_membership(self, offsets: Sequence[OffsetCommit]) -> Membership:
         """The broker accepts an unjoined consumer's metadata and does not check ownership: this does."""
@@ -252,6 +237,7 @@ class Committer:
         them since. Where none carries ours, it did not happen, or all are others' by now: undone either way.
         """
         logger.warning("a commit's outcome is unknown, asking the log: %s", why)
+        self._metrics.unknown()
         if self._producers.transactional:
             self._producers.fence()
         tps = [tp for part in prepared for tp in part.task.inputs]
@@ -269,7 +255,7 @@ class Committer:
     def _apply(self, part: Prepared) -> None:
         if part.mark is None:
             return
-        part.task.store.apply(part.deltas, part.mark)
+        part.task.store.apply(part.frame.deltas, part.mark)
         part.task.runner.committed()
         part.task.committed_as(part.mark)
 

@@ -11,14 +11,13 @@ that leads back from the metadata's frame count, so frames are kept until the me
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from streamcore.errors import OffsetsLost, invariant
 from streamcore.log.metadata import Metadata
 from streamcore.log.port import Run
-from streamcore.state.frames import Frame, FrameAssembler
+from streamcore.state.frames import Assembled, FrameAssembler, Origin
 from streamcore.state.store import EpochMark, Store
 from streamcore.types import Offset, TaskId, TopicPartition
 
@@ -29,14 +28,9 @@ class Verdict(Enum):
     FOREIGN = "the frame at the store's position is not the store's: the local state is of another line"
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    frame: Frame
-    first: Offset
-    end: Offset
-
-    def mark(self) -> EpochMark:
-        return EpochMark(self.frame.lineage, self.frame.epoch, self.frame.nonce, self.first, self.end)
+def mark_of(placed: Assembled) -> EpochMark:
+    frame = placed.frame
+    return EpochMark(frame.lineage, frame.epoch, frame.nonce, placed.first, placed.end)
 
 
 class Replay:
@@ -49,7 +43,7 @@ class Replay:
         self._assembler = FrameAssembler(str(journal), chained)
         self._mark = store.mark()
         self._confirmed = self._mark is None
-        self._waiting: dict[Offset, Placed] = {}
+        self._waiting: dict[Offset, Assembled] = {}
         self.origin: dict[str, Any] | None = None
         self.frames = 0
         self.verdict = Verdict.MORE
@@ -69,13 +63,15 @@ class Replay:
         for offset, value in zip(run.offsets, run.values, strict=True):
             complete = self._assembler.feed(offset, value or b"")
             if complete is not None and self.verdict is not Verdict.FOREIGN:
-                self._take(Placed(*complete))
+                self._take(complete)
 
-    def _take(self, placed: Placed) -> None:
+    def _take(self, placed: Assembled) -> None:
         self.frames += 1
         self.origin = placed.frame.genesis
         if not self._confirmed:
             self._confirm(placed)
+        elif self._chained and self.verdict is Verdict.DONE:
+            return
         elif self._chained:
             self._waiting[placed.first] = placed
             if self._target and placed.frame.nonce == self._target.nonce:
@@ -83,15 +79,15 @@ class Replay:
         else:
             self._follow(placed)
 
-    def _confirm(self, placed: Placed) -> None:
+    def _confirm(self, placed: Assembled) -> None:
         mark = self._mark
-        if mark is None or placed.first != mark.journal or placed.mark() != mark:
+        if mark is None or placed.first != mark.journal or mark_of(placed) != mark:
             self.verdict = Verdict.FOREIGN
             return
         self._confirmed = True
         self._judge()
 
-    def _follow(self, placed: Placed) -> None:
+    def _follow(self, placed: Assembled) -> None:
         if self._target is None or self.verdict is Verdict.DONE or placed.frame.epoch > self._target.epoch:
             known = f"epoch {self._target.epoch}" if self._target else "nothing"
             raise OffsetsLost(
@@ -102,7 +98,7 @@ class Replay:
             )
         self._apply(placed)
 
-    def _apply_chain(self, last: Placed) -> None:
+    def _apply_chain(self, last: Assembled) -> None:
         chain = [last]
         stop = self._mark.journal if self._mark else None
         while chain[-1].frame.previous != stop:
@@ -118,7 +114,7 @@ class Replay:
             self._apply(placed)
         self._waiting.clear()
 
-    def _apply(self, placed: Placed) -> None:
+    def _apply(self, placed: Assembled) -> None:
         expected = self._mark.epoch + 1 if self._mark else 0
         if placed.frame.epoch != expected:
             raise OffsetsLost(
@@ -126,7 +122,7 @@ class Replay:
                 f"{placed.first}: frames are missing, so the state cannot be rebuilt",
                 "`streamcore reset JOB` starts over; the journal topic was trimmed, compacted or written to by another tool",
             )
-        mark = placed.mark()
+        mark = mark_of(placed)
         self._store.apply(placed.frame.deltas, mark)
         self._mark = mark
         self._judge()

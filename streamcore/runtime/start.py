@@ -8,10 +8,10 @@ state: the job stops before it reads one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from streamcore.errors import TopicError
 from streamcore.log.port import Admin, TopicInfo
+from streamcore.state.frames import Origin
 from streamcore.topology.nodes import Source
 from streamcore.topology.plan import Stage
 from streamcore.types import Offset, TaskId, TimestampMs, TopicPartition
@@ -32,12 +32,12 @@ class Start:
             return self._admin.stable_ends(tps)
         return self._admin.offsets_at(tps, TimestampMs(at))
 
-    def origin(self, stage: Stage) -> dict[str, Any]:
+    def origin(self, stage: Stage) -> Origin:
         at = stage.input.start if isinstance(stage.input, Source) else "earliest"
         info = self._topics[stage.topic]
-        return {stage.topic: [info.topic_id, info.partitions, at]}
+        return {stage.topic: (info.topic_id, info.partitions, at)}
 
-    def check(self, task: TaskId, stage: Stage, origin: Mapping[str, Any]) -> None:
+    def check(self, task: TaskId, stage: Stage, origin: Origin) -> None:
         """Raises TopicError when a topic is not the one the state was built from."""
         for topic, (topic_id, partitions, _) in origin.items():
             now = self._topics.get(topic)

@@ -26,6 +26,7 @@ from streamcore.errors import LogUnavailable, OffsetsLost, StateDamaged, TopicEr
 from streamcore.log import metadata
 from streamcore.log.metadata import Metadata
 from streamcore.log.port import Admin, Consumer, Log, Reader
+from streamcore.observe.metrics import Metrics
 from streamcore.runtime.commit import Committer
 from streamcore.runtime.points import Probe
 from streamcore.runtime.replay import Replay, Verdict
@@ -80,6 +81,7 @@ class Takeover:
         chained: bool,
         clock: Clock,
         entropy: Entropy,
+        metrics: Metrics,
         probe: Probe,
     ) -> None:
         self._plan = plan
@@ -94,6 +96,8 @@ class Takeover:
         self._chained = chained
         self._clock = clock
         self._entropy = entropy
+        self._metrics = metrics
+        self._begun_s = clock.monotonic_s()
         self._probe = probe
         self._taking = [Taking(task, plan.stage(task.stage), inputs) for task, inputs in tasks.items()]
         self._inputs = [tp for taking in self._taking for tp in taking.inputs]
@@ -213,6 +217,7 @@ class Takeover:
         if old is not None:
             old.close()
         self._stores.set_aside(taking.id, why)
+        self._metrics.state_rebuilt()
         return self._stores.open(taking.id, [node.name for node in taking.stage.stateful])
 
     def _open_reader(self) -> None:
@@ -253,6 +258,8 @@ class Takeover:
             return False
         if all(taking.caught_up for taking in self._taking):
             self._close_reader()
+            frames = sum(taking.replay.frames for taking in self._taking if taking.replay)
+            self._metrics.took_over(frames=frames, seconds=self._clock.monotonic_s() - self._begun_s)
             return True
         if self._clock.monotonic_s() > self._deadline_s:
             behind = [str(taking.id) for taking in self._taking if not taking.caught_up]

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from streamcore.errors import invariant
+from streamcore.state.frames import Origin
 from streamcore.state.store import EpochMark, Store
 from streamcore.topology.plan import Stage
 from streamcore.types import Epoch, Offset, TaskId, TopicPartition
@@ -46,7 +47,7 @@ class Task:
     inputs: tuple[TopicPartition, ...]
     store: Store
     runner: SliceRunner
-    origin: dict[str, Any]
+    origin: Origin
     """Facts of genesis, repeated in every frame: topic ids, partition counts, start positions."""
     lineage: str
     mark: EpochMark | None

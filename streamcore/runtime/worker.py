@@ -101,12 +101,14 @@ class Worker:
 
     # --- life -------------------------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Until `stop`. Raises StreamcoreError by remedy."""
+    def run(self, between: Callable[[], None] | None = None) -> None:
+        """Until `stop`; `between` is called after each turn. Raises StreamcoreError by remedy."""
         self.open()
         try:
             while not self._stopping:
                 self.turn()
+                if between is not None:
+                    between()
             self._commit()
         except RecordFailed:
             self._commit_before_stop()
@@ -168,6 +170,15 @@ class Worker:
         """group.instance.id and transactional.id of a slot."""
         return f"{self._plan.job}.{slot}"
 
+    def drain(self) -> None:
+        """Turn until a whole round brings no record and leaves nothing to commit: for a single worker in a test."""
+        while True:
+            before = self._records_in, self._commits
+            self.turn()
+            self._commit()
+            if (self._records_in, self._commits) == before and not (self._takeover or self._waiting) and self._tasks:
+                return
+
     # --- the loop ---------------------------------------------------------------------------------------------
 
     def turn(self) -> None:
@@ -215,6 +226,7 @@ class Worker:
                 self._task_of[tp] = task
         if takeover.step is Step.DONE:
             self._takeover = None
+            self._metrics.running(len(self._tasks))
             logger.info("running %d tasks", len(self._tasks))
 
     def _slice(self) -> None:
@@ -255,7 +267,7 @@ class Worker:
             self._commits += 1
             taken = self._clock.monotonic_s() - begun
             self._commit_average_s += (taken - self._commit_average_s) / 8
-            self._metrics.lag({tp: self._lag(tp, task) for tp, task in self._task_of.items()})
+            self._metrics.lagging((tp, self._lag(tp, task)) for tp, task in self._task_of.items())
         else:
             self._forget_waiting(touched)
 
@@ -278,6 +290,7 @@ class Worker:
         if not self._paused:
             self._consumer.pause(list(self._task_of))
             self._paused = True
+            self._metrics.paused()
 
     def _unpause(self) -> None:
         if self._paused:
@@ -287,7 +300,7 @@ class Worker:
     # --- the group's decisions (inside poll) --------------------------------------------------------------------
 
     def assigned(self, tps: list[TopicPartition]) -> None:
-        self._metrics.rebalanced()
+        self._metrics.rebalanced("assigned")
         self._committer.member_id = self._consumer.membership().member_id
         self._committer.assignment = frozenset(tps)
         self._drop_takeover()
@@ -297,11 +310,12 @@ class Worker:
             self._takeover = Takeover(
                 self._plan, tasks, self._log, self._admin, self._consumer, self._committer, self._stores,
                 self._runner, self._start, self.instance, self._settings.mode == "at-least-once",
-                self._clock, self._entropy, self._probe,
+                self._clock, self._entropy, self._metrics, self._probe,
             )  # fmt: skip
 
     def revoked(self, tps: list[TopicPartition]) -> None:
         """Law 2: finish the epoch, then let go."""
+        self._metrics.rebalanced("revoked")
         try:
             self._drop_takeover()
             self._commit()
@@ -312,6 +326,7 @@ class Worker:
 
     def lost(self, tps: list[TopicPartition]) -> None:
         """Law 2: drop it. The open transaction is not ours to commit; a fresh producer ends it."""
+        self._metrics.rebalanced("lost")
         logger.warning("job %s: lost %d partitions", self._plan.job, len(tps))
         self._committer.assignment = frozenset()
         self._drop_takeover()
@@ -329,6 +344,7 @@ class Worker:
             task.store.close()
         self._tasks.clear()
         self._task_of.clear()
+        self._metrics.running(0)
 
     def _drop_takeover(self) -> None:
         if self._takeover is not None:
