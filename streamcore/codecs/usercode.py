@@ -48,6 +48,12 @@ def referenced(f: FunctionType) -> Iterator[Any]:
             yield from (vars(module)[name] for name in names if name in vars(module))
 
 
+def owner(root: Callable[..., Any]) -> type[Any] | None:
+    """The class that is `root`, or that `root` is a class method of."""
+    bound = getattr(root, "__self__", None)
+    return root if isinstance(root, type) else bound if isinstance(bound, type) else None
+
+
 def mentions(root: Callable[..., Any], word: str) -> bool:
     """Whether the code behind `root` names an attribute (or holds a string) `word`."""
     return any(
