@@ -1,0 +1,81 @@
+"""`reset JOB`: the job has never run. Its offsets, its internal topics, its local state go; the user's topics stay.
+
+In this order, so that whatever interrupts it leaves a job that refuses to start until the reset is repeated: the
+group's offsets first (a journal without metadata stops a worker), then the topics, then the disk (state of no line is
+set aside by takeover anyway). Refused while a worker runs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamcore.errors import StateDirError, StopError
+from streamcore.log.port import Admin
+from streamcore.runtime.status import job_topics, known_jobs
+
+
+@dataclass(frozen=True, slots=True)
+class ResetPlan:
+    job: str
+    group: bool
+    topics: tuple[str, ...]
+    directory: Path | None
+
+    @property
+    def empty(self) -> bool:
+        return not (self.group or self.topics or self.directory)
+
+    def lines(self) -> list[str]:
+        found: list[str] = []
+        if self.group:
+            found.append(f"the committed offsets of group {self.job}")
+        found += [f"topic {name} with all its records" for name in self.topics]
+        if self.directory:
+            found.append(f"local state in {self.directory}")
+        return found
+
+
+def plan_reset(admin: Admin, job: str, state_dir: Path) -> ResetPlan:
+    """What would go. Raises StopError when members are alive, or a slot runs on this machine."""
+    members = admin.members(job)
+    if members:
+        who = ", ".join(f"{m.instance_id or m.member_id} on {m.host}" for m in members)
+        raise StopError(
+            f"job {job} has members: {who}",
+            "stop its workers first; one that was killed leaves the group after its session timeout",
+        )
+    directory = state_dir / job
+    _refuse_running(job, directory)
+    plan = ResetPlan(job, job in admin.groups(), job_topics(admin, job).all, directory if directory.is_dir() else None)
+    if plan.empty:
+        known = ", ".join(known_jobs(admin)) or "none"
+        raise StopError(f"nothing is known of a job named {job!r}", f"the jobs that have journals here: {known}")
+    return plan
+
+
+def reset(admin: Admin, plan: ResetPlan) -> None:
+    if plan.group:
+        admin.delete_group(plan.job)
+    admin.delete(plan.topics)
+    if plan.directory:
+        try:
+            shutil.rmtree(plan.directory)
+        except OSError as error:
+            raise StateDirError(
+                f"local state in {plan.directory} cannot be deleted ({error.strerror})",
+                "delete the directory by hand; the offsets and topics are gone already",
+            ) from error
+
+
+def _refuse_running(job: str, directory: Path) -> None:
+    for path in sorted(directory.glob("slot-*.lock")):
+        with path.open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StateDirError(
+                    f"job {job}: {path.stem} is running on this machine", "stop it first (SIGTERM; it commits)"
+                ) from error

@@ -1,0 +1,162 @@
+"""What the log knows of a job by its name alone: tasks, owners, epochs, lag, last commits. Reads, changes nothing.
+
+Needs neither the job's code nor its workers: journals name the stages, offset metadata the epochs, the group its
+members. Works beside a running job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from streamcore import limits
+from streamcore.clock import Clock
+from streamcore.errors import OffsetsLost, StopError, TopicError
+from streamcore.log import metadata
+from streamcore.log.metadata import Metadata
+from streamcore.log.port import Admin, Committed, GroupMember, Log, TopicInfo
+from streamcore.topology.plan import journal_topic, shuffle_topic
+from streamcore.types import Offset, Partition, TaskId, TopicPartition
+
+COUNTED_LAG: Final = 10_000
+"""Up to this many offsets the records are counted, beyond it the offsets, markers and all."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobTopics:
+    """The internal topics that carry a job's name."""
+
+    job: str
+    journals: Mapping[str, TopicInfo]
+    """By stage."""
+    all: tuple[str, ...]
+
+    def input_topic(self, stage: str) -> str:
+        """A shuffle's stage has the step's name, a source's the topic's."""
+        shuffled = shuffle_topic(self.job, stage)
+        return shuffled if shuffled in self.all else stage
+
+
+def job_topics(admin: Admin, job: str) -> JobTopics:
+    found = admin.topics()
+    journal, shuffle = journal_topic(job, ""), shuffle_topic(job, "")
+    sink, control = f"{job}.sink.", f"{job}.control"
+    own = sorted(name for name in found if name.startswith((journal, shuffle, sink)) or name == control)
+    journals = {name.removeprefix(journal): found[name] for name in own if name.startswith(journal)}
+    return JobTopics(job, journals, tuple(own))
+
+
+def known_jobs(admin: Admin) -> list[str]:
+    return sorted({name.split(".journal.")[0] for name in admin.topics() if ".journal." in name})
+
+
+def require(admin: Admin, job: str) -> JobTopics:
+    """Raises TopicError when no job of this name has left a trace."""
+    topics = job_topics(admin, job)
+    if not topics.all and job not in admin.groups():
+        known = ", ".join(known_jobs(admin)) or "none"
+        raise TopicError(f"nothing is known of a job named {job!r}", f"the jobs that have journals here: {known}")
+    return topics
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStatus:
+    task: TaskId
+    input: TopicPartition
+    owner: str
+    """The member that holds the partition, or who wrote last and is gone."""
+    offset: Offset | None
+    epoch: int | None
+    lag: int
+    committed_ms: int | None
+    """When the last epoch was written; None before the first, or where the journal no longer holds it."""
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobStatus:
+    job: str
+    members: tuple[GroupMember, ...]
+    tasks: tuple[TaskStatus, ...]
+
+
+def status(log: Log, admin: Admin, job: str, clock: Clock) -> JobStatus:
+    topics = require(admin, job)
+    members = tuple(admin.members(job))
+    owners = {tp: f"{m.instance_id or m.member_id} on {m.host}" for m in members for tp in m.assignment}
+    tasks: list[TaskStatus] = []
+    for stage, journal in topics.journals.items():
+        tps = [TopicPartition(topics.input_topic(stage), Partition(p)) for p in range(journal.partitions)]
+        committed = admin.committed(job, tps, limits.CALL_TIMEOUT_S, stable=False)
+        lags = _lags(log, admin, tps, committed, clock)
+        tasks += [
+            _task(log, journal.name, stage, tp, committed.get(tp), owners.get(tp, ""), lags[tp], clock) for tp in tps
+        ]
+    return JobStatus(job, members, tuple(tasks))
+
+
+def _task(
+    log: Log, journal: str, stage: str, tp: TopicPartition, at: Committed | None, owner: str, lag: int, clock: Clock
+) -> TaskStatus:
+    task = TaskId(stage, tp.partition)
+    if at is None:
+        return TaskStatus(task, tp, owner or "nobody", None, None, lag, None)
+    try:
+        told = metadata.decode(at.metadata, str(tp))
+    except StopError as error:
+        return TaskStatus(task, tp, owner or "nobody", at.offset, None, lag, None, error.what)
+    owner = owner or f"nobody (last: slot {told.slot})"
+    written = _written_ms(log, TopicPartition(journal, tp.partition), told, clock)
+    return TaskStatus(task, tp, owner, at.offset, told.epoch, lag, written)
+
+
+def _written_ms(log: Log, journal: TopicPartition, told: Metadata, clock: Clock) -> int | None:
+    """The broker's time of the epoch's last journal message."""
+    deadline = clock.monotonic_s() + limits.CALL_TIMEOUT_S
+    reader = log.reader({journal: Offset(told.journal_end - 1)})
+    try:
+        while clock.monotonic_s() < deadline:
+            for run in reader.poll(1, 0.05):
+                return run.times[0]
+            if journal in reader.ended():
+                return None
+        return None
+    except OffsetsLost:
+        return None
+    finally:
+        reader.close()
+
+
+def _lags(
+    log: Log,
+    admin: Admin,
+    tps: Sequence[TopicPartition],
+    committed: Mapping[TopicPartition, Committed],
+    clock: Clock,
+) -> dict[TopicPartition, int]:
+    """Records where they can be counted quickly, else offsets."""
+    ends, first = admin.stable_ends(tps), admin.first_offsets(tps)
+    starts = {tp: committed[tp].offset if tp in committed else first[tp] for tp in tps}
+    lags = {tp: max(0, ends[tp] - starts[tp]) for tp in tps}
+    few = {tp: starts[tp] for tp, lag in lags.items() if 0 < lag <= COUNTED_LAG and starts[tp] >= first[tp]}
+    if few:
+        counted = _counted(log, few, clock)
+        if counted is not None:
+            lags.update(counted)
+    return lags
+
+
+def _counted(log: Log, starts: Mapping[TopicPartition, Offset], clock: Clock) -> dict[TopicPartition, int] | None:
+    deadline = clock.monotonic_s() + limits.CALL_TIMEOUT_S
+    counts = dict.fromkeys(starts, 0)
+    reader = log.reader(starts)
+    try:
+        while clock.monotonic_s() < deadline:
+            for run in reader.poll(limits.POLL_RECORDS, 0.05):
+                counts[run.tp] += len(run)
+            if reader.ended() >= starts.keys() or max(counts.values()) > COUNTED_LAG:
+                return counts
+        return None
+    finally:
+        reader.close()
