@@ -1,0 +1,149 @@
+"""The topics there are, and their partitions.
+
+Invariants:
+- A topic's number is never used twice and names it in every key: a recreated topic has a new number, a new id and
+  no records, and nothing that held the old number (an open transaction) reaches it.
+- Settings other than those the model obeys (message.timestamp.type, max.message.bytes) are kept and shown, and have
+  no effect: nothing is deleted by retention and nothing is compacted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from typing import Final
+
+from streamcore.errors import SettingsError, TopicError
+from streamcore.log.local import storage as keys
+from streamcore.log.local.partition import Partition
+from streamcore.log.local.records import Facts, TopicRecord, decode_topic, encode
+from streamcore.log.local.storage import Batch, Storage
+from streamcore.types import Partition as PartitionNumber
+from streamcore.types import TopicPartition
+
+DEFAULTS: Final[Mapping[str, str]] = {
+    "cleanup.policy": "delete",
+    "compression.type": "producer",
+    "max.message.bytes": "1048588",
+    "message.timestamp.type": "CreateTime",
+    "min.insync.replicas": "1",
+    "retention.bytes": "-1",
+    "retention.ms": "604800000",
+    "segment.bytes": "1073741824",
+    "segment.ms": "604800000",
+}
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_INTEGERS: Final = {
+    "max.message.bytes",
+    "min.insync.replicas",
+    "retention.bytes",
+    "retention.ms",
+    "segment.bytes",
+    "segment.ms",
+}
+
+
+class Topic:
+    def __init__(self, storage: Storage, record: TopicRecord) -> None:
+        self.record = record
+        self.partitions = [
+            Partition(storage, TopicPartition(record.name, PartitionNumber(p)), record.number)
+            for p in range(record.partitions)
+        ]
+        config = {**DEFAULTS, **record.config}
+        self.append_time = config["message.timestamp.type"] == "LogAppendTime"
+        self.max_message_bytes = int(config["max.message.bytes"])
+
+
+class Topics:
+    def __init__(self, storage: Storage, facts: Facts) -> None:
+        self._storage = storage
+        self._facts = facts
+        self._by_name: dict[str, Topic] = {}
+        for _, value in storage.scan(keys.TOPIC, keys.after(keys.TOPIC)):
+            record = decode_topic(value)
+            self._by_name[record.name] = Topic(storage, record)
+        self._by_number = {topic.record.number: topic for topic in self._by_name.values()}
+
+    def all(self) -> list[Topic]:
+        return list(self._by_name.values())
+
+    def find(self, name: str) -> Topic | None:
+        return self._by_name.get(name)
+
+    def get(self, name: str) -> Topic:
+        topic = self._by_name.get(name)
+        if topic is None:
+            raise missing(name)
+        return topic
+
+    def partition(self, tp: TopicPartition) -> Partition:
+        topic = self.get(tp.topic)
+        if not 0 <= tp.partition < len(topic.partitions):
+            raise TopicError(
+                f"topic {tp.topic} has {len(topic.partitions)} partitions, and no partition {tp.partition}",
+                "check the number; a topic that lost partitions was deleted and created again",
+            )
+        return topic.partitions[tp.partition]
+
+    def by_number(self, number: int, partition: int) -> Partition | None:
+        """None when the topic is gone, also when another one has its name."""
+        topic = self._by_number.get(number)
+        return None if topic is None else topic.partitions[partition]
+
+    def create(self, batch: Batch, name: str, partitions: int, config: Mapping[str, str]) -> Topic:
+        """One that exists is returned as it is. Raises TopicError, SettingsError."""
+        existing = self._by_name.get(name)
+        if existing is not None:
+            return existing
+        _check(name, partitions, config)
+        number = self._facts.next_topic
+        self._facts.next_topic = number + 1
+        batch.entries[keys.FACTS] = encode(self._facts)
+        record = TopicRecord(name, _topic_id(self._facts.log_id, number), number, partitions, dict(config))
+        batch.entries[keys.TOPIC + name.encode()] = encode(record)
+        topic = Topic(self._storage, record)
+        self._by_name[name] = self._by_number[number] = topic
+        return topic
+
+    def delete(self, batch: Batch, name: str) -> bool:
+        topic = self._by_name.pop(name, None)
+        if topic is None:
+            return False
+        del self._by_number[topic.record.number]
+        batch.entries[keys.TOPIC + name.encode()] = None
+        for partition in topic.partitions:
+            partition.destroy(batch)
+        return True
+
+
+def missing(name: str) -> TopicError:
+    return TopicError(
+        f"topic {name} does not exist",
+        f"create it: `streamcore topics create {name}`, with --partitions where the default does not fit",
+    )
+
+
+def _check(name: str, partitions: int, config: Mapping[str, str]) -> None:
+    if not _NAME.fullmatch(name) or name in (".", ".."):
+        raise TopicError(
+            f"{name!r} cannot name a topic", "use 1 to 249 letters, digits, '.', '_' and '-', and neither '.' nor '..'"
+        )
+    if partitions < 1:
+        raise TopicError(f"topic {name} cannot have {partitions} partitions", "give it one at least")
+    for setting, value in config.items():
+        if setting in _INTEGERS and not re.fullmatch(r"-?\d+", value):
+            raise SettingsError(f"setting {setting} of topic {name} is {value!r}", "give it a whole number")
+    if config.get("message.timestamp.type", "CreateTime") not in ("CreateTime", "LogAppendTime"):
+        raise SettingsError(
+            f"setting message.timestamp.type of topic {name} is {config['message.timestamp.type']!r}",
+            "allowed are CreateTime and LogAppendTime",
+        )
+
+
+def _topic_id(log_id: str, number: int) -> str:
+    """22 characters as Kafka's, unlike any other of this log or of another."""
+    digest = hashlib.sha256(f"{log_id} {number}".encode()).digest()[:16]
+    return urlsafe_b64encode(digest).decode().rstrip("=")

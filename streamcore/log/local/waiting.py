@@ -1,0 +1,26 @@
+"""Waiting by the injected clock, the only kind there is here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from streamcore.clock import Clock
+
+FIRST_STEP_S = 0.001
+LAST_STEP_S = 0.01
+
+
+def attempts(clock: Clock, timeout_s: float) -> Iterator[None]:
+    """Once at once, then after each of ever longer steps until the timeout. A clock that stands still while it
+    sleeps (a test's) ends it at once: nothing would change by waiting."""
+    deadline_s = clock.monotonic_s() + timeout_s
+    step_s = FIRST_STEP_S
+    while True:
+        yield
+        now_s = clock.monotonic_s()
+        if now_s >= deadline_s:
+            return
+        clock.sleep_s(min(step_s, deadline_s - now_s))
+        if clock.monotonic_s() <= now_s:
+            return
+        step_s = min(2 * step_s, LAST_STEP_S)
