@@ -159,7 +159,7 @@ def encode_keys(keys: list[Any]) -> list[bytes]:
 
 def _encode_strs(keys: list[str]) -> list[bytes]:
     """All in one string, encoded once and cut again; as the cuts are made at 0x01, no key may hold one, or a 0x00."""
-    joined = "\0\1" "0".join(keys)
+    joined = "\x00\x010".join(keys)
     cuts = len(keys) - 1
     if joined.count("\1") != cuts or joined.count("\0") != cuts:
         return list(map(_encode_str, keys))
