@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 from streamcore.errors import EXIT_HUNG, EXIT_REBUILD, EXIT_RETRY
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,7 +22,7 @@ Condition = Literal["down", "up", "paused"]
 
 
 class Worker:
-    """One slot. Each start is a process group of its own, so that a kill takes whatever the process started."""
+    """One slot, in a state directory of its own, as on a machine of its own."""
 
     def __init__(self, slot: int, kafka: str, directory: Path, environment: Mapping[str, str]) -> None:
         self.slot = slot
@@ -34,9 +36,7 @@ class Worker:
 
     def start(self) -> None:
         with self.log.open("ab") as out:
-            self._process = subprocess.Popen(
-                self._command, cwd=ROOT, env=self._environment, stdout=out, stderr=out, start_new_session=True
-            )
+            self._process = subprocess.Popen(self._command, cwd=ROOT, env=self._environment, stdout=out, stderr=out)
         self.condition = "up"
 
     def kill(self) -> None:
@@ -64,7 +64,7 @@ class Worker:
             self.resume()
         if self.condition == "down" or self._process is None:
             return 0
-        self._signal(signal.SIGTERM)
+        self._process.send_signal(signal.SIGTERM)
         try:
             return self._wait(STOP_S)
         except subprocess.TimeoutExpired:
@@ -81,6 +81,13 @@ class Worker:
         return code
 
     def _signal(self, number: int) -> None:
+        """To the process and to whatever it started."""
         assert self._process is not None
-        if self._process.poll() is None:
-            os.killpg(self._process.pid, number)
+        if self._process.poll() is not None:
+            return
+        process = psutil.Process(self._process.pid)
+        for one in (process, *process.children(recursive=True)):
+            try:
+                one.send_signal(number)
+            except psutil.NoSuchProcess:
+                continue
