@@ -21,6 +21,9 @@ CALL_TIMEOUT_S = 10.0
 """Admin calls, committed(), flush: an answer later than this counts as none."""
 STARTUP_RETRY_S = 60.0
 TAKEOVER_TIMEOUT_S = 120.0
+HANG_S = 20.0
+"""A call of the transaction protocol that takes longer than this ends the process."""
+TRIM_INTERVAL_S = 30.0
 RETRY_BASE_S = 0.1
 RETRY_CAP_S = 5.0
 RESTART_BASE_S = 0.2
@@ -79,6 +82,7 @@ PARTITIONS = 61_440
 STORY_BYTES = 8 << 10
 """A dead letter's header (the trace) is cut to this."""
 
+invariant(HANG_S > TRANSACTION_TIMEOUT_MS / 1000, "a hung call is one past the transaction's timeout")
 invariant(SLOW_CALL_MS < 100, "the 80 ms rule rests on librdkafka's retry.backoff.ms of 100")
 invariant(FRAME_BYTES < (1 << 20) - (64 << 10), "frames must pass a topic with the broker's default size")
 invariant(STATE_VALUE_BYTES + STATE_KEY_BYTES + (16 << 10) < FRAME_BYTES, "one state entry fits a frame")

@@ -85,6 +85,8 @@ class Committer:
         self._entropy = entropy
         self._metrics = metrics
         self._probe = probe
+        self.records_out = 0
+        """Produced at the ends of epochs, those undone included."""
         self.member_id = ""
         """As seen when the present assignment came."""
         self.assignment: frozenset[TopicPartition] = frozenset()
@@ -129,8 +131,7 @@ class Committer:
         logger.warning("epoch of %d tasks undone: %s", len(tasks), why)
         self._metrics.undone()
         self._probe("before-abort")
-        if self._producers.in_transaction:
-            self._abort()
+        self.end_transaction()
         self._probe("after-abort")
         self._roll_back(tasks)
 
@@ -140,7 +141,7 @@ class Committer:
         producer = self._producers.open()
         prepared: list[Prepared] = []
         for task in tasks:
-            task.runner.close_epoch(producer)
+            self.records_out += task.runner.close_epoch(producer)
         for task in tasks:
             deltas = task.runner.drain()
             journal = TopicPartition(self._plan.journal_topic(task.stage.name), task.id.partition)
@@ -261,7 +262,10 @@ class Committer:
 
     # --- undoing ----------------------------------------------------------------------------------------------
 
-    def _abort(self) -> None:
+    def end_transaction(self) -> None:
+        """Abort what is open, so that no reader waits for its timeout."""
+        if not self._producers.in_transaction:
+            return
         producer = self._producers.open()
         try:
             self._producers.timed(lambda: producer.abort(limits.CALL_TIMEOUT_S))

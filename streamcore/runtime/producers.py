@@ -17,19 +17,27 @@ from streamcore import limits
 from streamcore.clock import Clock, Entropy
 from streamcore.errors import InvariantBroken, RetryError, StreamcoreError
 from streamcore.log.port import Log, Producer
+from streamcore.runtime.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
 
 class Producers:
     def __init__(
-        self, log: Log, transactional_id: str | None, clock: Clock, entropy: Entropy, rebuilt: Callable[[], None]
+        self,
+        log: Log,
+        transactional_id: str | None,
+        clock: Clock,
+        entropy: Entropy,
+        rebuilt: Callable[[], None],
+        watchdog: Watchdog | None = None,
     ) -> None:
         self._log = log
         self._id = transactional_id
         self._clock = clock
         self._jitter = entropy.random()
         self._rebuilt = rebuilt
+        self._watchdog = watchdog
         self._producer: Producer | None = None
         self._tainted = False
         self.in_transaction = False
@@ -71,11 +79,16 @@ class Producers:
     def timed(self, call: Callable[[], None]) -> None:
         """A call of the transaction protocol, under law 4. Passes its error on, tainted."""
         begun = self._clock.monotonic_s()
+        if self._watchdog is not None:
+            self._watchdog.enter()
         try:
             call()
         except StreamcoreError:
             self._tainted = True
             raise
+        finally:
+            if self._watchdog is not None:
+                self._watchdog.leave()
         if (self._clock.monotonic_s() - begun) * 1000 >= limits.SLOW_CALL_MS:
             self._tainted = True
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NoReturn
 
 from streamcore import limits
 from streamcore.errors import TopicError
@@ -30,10 +30,18 @@ SHUFFLE_CONFIG: Final[Mapping[str, str]] = {
 }
 
 
-def prepare(plan: Plan, admin: Admin, replication: int | None) -> dict[str, TopicInfo]:
-    """All topics of the job, existing and checked. Raises TopicError."""
+def prepare(
+    plan: Plan, admin: Admin, replication: int | None, auto_partitions: int | None = None
+) -> dict[str, TopicInfo]:
+    """All topics of the job, existing and checked; the user's are made too where `auto_partitions` says with how many
+    partitions. Raises TopicError."""
     found = admin.topics()
-    _refuse_missing(plan, found)
+    wanted = dict.fromkeys([*plan.source_topics, *plan.sink_topics, *plan.dead_letter_topics])
+    missing = [name for name in wanted if name not in found]
+    if missing and auto_partitions is None:
+        _refuse(plan, missing)
+    for name in missing:
+        found[name] = admin.create(name, auto_partitions or 1, {})
     counts = [found[name].partitions for name in plan.source_topics]
     shuffled = max(counts)
     if shuffled > limits.PARTITIONS:
@@ -47,12 +55,9 @@ def prepare(plan: Plan, admin: Admin, replication: int | None) -> dict[str, Topi
     return found
 
 
-def _refuse_missing(plan: Plan, found: Mapping[str, TopicInfo]) -> None:
-    wanted = [*plan.source_topics, *plan.sink_topics, *plan.dead_letter_topics]
-    missing = [name for name in dict.fromkeys(wanted) if name not in found]
-    if missing:
-        commands = "; ".join(f"streamcore topics create {name} --partitions N --kafka HOST:PORT" for name in missing)
-        raise TopicError(f"job {plan.job}: no such topic: {', '.join(missing)}", f"create what is missing: {commands}")
+def _refuse(plan: Plan, missing: list[str]) -> NoReturn:
+    commands = "; ".join(f"streamcore topics create {name} --partitions N --kafka HOST:PORT" for name in missing)
+    raise TopicError(f"job {plan.job}: no such topic: {', '.join(missing)}", f"create what is missing: {commands}")
 
 
 def _ensure(

@@ -27,7 +27,7 @@ from typing import Literal, TypeVar
 
 from streamcore import limits
 from streamcore.clock import Clock, Entropy
-from streamcore.errors import RecordFailed, RetryError, StreamcoreError
+from streamcore.errors import RetryError, StreamcoreError
 from streamcore.log.port import Consumer, Log, Run
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.commit import Committer
@@ -40,6 +40,8 @@ from streamcore.runtime.statedir import RocksStores, StoreFactory
 from streamcore.runtime.takeover import Step, Takeover, tasks_of
 from streamcore.runtime.task import Task, TaskState
 from streamcore.runtime.topics import prepare, size_limits
+from streamcore.runtime.trim import Trim
+from streamcore.runtime.watchdog import Watchdog
 from streamcore.state.store import Store
 from streamcore.topology.plan import Plan, Stage
 from streamcore.types import Offset, Slot, TaskId, TopicPartition
@@ -61,6 +63,8 @@ class WorkerSettings:
     mode: Mode = "exactly-once"
     replication: int | None = None
     """Of the internal topics; None: the broker's default."""
+    auto_partitions: int | None = None
+    """On the embedded log the user's topics appear by themselves with this many; None: they must exist."""
 
 
 class Worker:
@@ -75,6 +79,7 @@ class Worker:
         metrics: Metrics,
         stores: StoreFactory | None = None,
         probe: Probe = quiet,
+        watchdog: Watchdog | None = None,
     ) -> None:
         """Takes the slot's lock (StateDirError) and nothing else; `run` does the rest."""
         self._plan = plan
@@ -84,6 +89,7 @@ class Worker:
         self._entropy = entropy
         self._metrics = metrics
         self._probe = probe
+        self._watchdog = watchdog
         self._stores = stores or RocksStores(settings.state_dir, plan.job, settings.slot)
         self._tasks: dict[TaskId, Task] = {}
         self._task_of: dict[TopicPartition, Task] = {}
@@ -110,9 +116,6 @@ class Worker:
                 if between is not None:
                     between()
             self._commit()
-        except RecordFailed:
-            self._commit_before_stop()
-            raise
         finally:
             self.close()
 
@@ -125,8 +128,9 @@ class Worker:
         settings, plan = self._settings, self._plan
         instance = self.instance(settings.slot)
         self._admin = self._with_retries(self._log.admin)
-        topics = self._with_retries(lambda: prepare(plan, self._admin, settings.replication))
+        topics = self._with_retries(lambda: prepare(plan, self._admin, settings.replication, settings.auto_partitions))
         self._start = Start(self._admin, topics)
+        self._trim = Trim(self._admin, self._clock)
         self._limits = size_limits(plan, self._admin)
         self._partitions = {stage.name: topics[stage.topic].partitions for stage in plan.stages}
         self._producers = Producers(
@@ -135,6 +139,7 @@ class Worker:
             self._clock,
             self._entropy,
             self._metrics.producer_rebuilt,
+            self._watchdog,
         )
         self._producers.fence()
         self._consumer: Consumer = self._log.consumer(plan.job, instance, headers=plan.needs_headers)
@@ -145,18 +150,14 @@ class Worker:
         self._consumer.subscribe([stage.topic for stage in plan.stages], self)
         logger.info("job %s, slot %d: joined as %s", plan.job, settings.slot, instance)
 
-    def _commit_before_stop(self) -> None:
-        """What came before the failing record stands, so that the job is found at that record."""
-        try:
-            self._commit()
-        except StreamcoreError as error:
-            logger.warning("the epoch before the failing record is not committed: %s", error)
-
     def close(self) -> None:
         """After run, or after an error. What is still open is dropped: whoever takes over goes on from the commit."""
         self._drop_takeover()
         for task in self._tasks.values():
             task.forget_epoch()
+        committer = getattr(self, "_committer", None)
+        if committer is not None:
+            committer.end_transaction()
         for name in ("_consumer", "_producers", "_admin"):
             part = getattr(self, name, None)
             if part is not None:
@@ -233,6 +234,8 @@ class Worker:
         task, run, begin = self._waiting.popleft()
         if not any(other.touched for other in self._tasks.values()):
             self._epoch_begun_s = self._clock.monotonic_s()
+        if not task.touched:
+            task.runner.open_epoch(task.lineage, task.next_epoch)
         self._probe("before-slice")
         after = task.runner.slice(run, begin)
         task.advance(run.tp, Offset(run.offsets[after - 1] + 1), after - begin)
@@ -266,6 +269,7 @@ class Worker:
         if self._committer.commit(touched):
             self._commits += 1
             taken = self._clock.monotonic_s() - begun
+            self._trim.after_commit(self._tasks.values())
             self._commit_average_s += (taken - self._commit_average_s) / 8
             self._metrics.lagging((tp, self._lag(tp, task)) for tp, task in self._task_of.items())
         else:
@@ -387,7 +391,7 @@ class Worker:
     def progress(self) -> Progress:
         return Progress(
             records_in=self._records_in,
-            records_out=self._records_out,
+            records_out=self._records_out + self._committer.records_out,
             lag=sum(self._lag(tp, task) for tp, task in self._task_of.items()),
             commits=self._commits,
             tasks={task.id: task.mark.epoch for task in self._tasks.values() if task.mark},
