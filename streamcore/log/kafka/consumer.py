@@ -1,0 +1,216 @@
+"""A member of the job's group.
+
+Invariants:
+- `_next` holds exactly the started partitions, each with the lowest offset that may still be returned. A partition is
+  assigned paused, at offset 0, and fetches nothing until `start` seeks it; whatever the client hands over for one that
+  is not started, or below `_next`, is dropped.
+- A listener's exception never reaches the client library: it is kept and raised when the call is over.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
+
+import confluent_kafka as ck
+from confluent_kafka import KafkaError, KafkaException
+
+from streamcore import limits
+from streamcore.clock import Clock
+from streamcore.errors import LogUnavailable, MembershipChanged, StreamcoreError, invariant
+from streamcore.log.kafka import runs
+from streamcore.log.kafka.errors import REMEDY, Events, refused_setting
+from streamcore.log.kafka.membership import parse
+from streamcore.log.kafka.settings import ClientSettings, with_events
+from streamcore.log.port import Listener, Membership, OffsetCommit, Run
+from streamcore.types import Offset, Partition, TopicPartition
+
+logger = logging.getLogger(__name__)
+
+_SEEK_AGAIN_S: Final = 0.001
+"""Between attempts to seek a partition whose assignment is still on its way through the client."""
+
+
+class KafkaConsumer:
+    def __init__(self, settings: ClientSettings, group: str, instance_id: str, headers: bool, clock: Clock) -> None:
+        self._group = group
+        self._headers = headers
+        self._clock = clock
+        self._events = Events(settings, logger, f"consumer {instance_id}")
+        conf = with_events(settings.consumer(group, instance_id), logger, self._events.on_error)
+        try:
+            self._client = ck.Consumer(conf)
+        except KafkaException as error:
+            raise refused_setting(error, settings) from error
+        self._next: dict[TopicPartition, Offset] = {}
+        self._ends: dict[TopicPartition, Offset] = {}
+        self._failure: BaseException | None = None
+        self._closed = False
+
+    def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
+        def assigned(client: ck.Consumer, parts: list[ck.TopicPartition]) -> None:
+            self._let_go()
+            held = [ck.TopicPartition(part.topic, part.partition, 0) for part in parts]
+            client.assign(held)
+            if held:
+                client.pause(held)
+            self._tell(listener.assigned, parts)
+
+        def revoked(_: ck.Consumer, parts: list[ck.TopicPartition]) -> None:
+            self._tell(listener.revoked, parts)
+            self._let_go()
+
+        def lost(_: ck.Consumer, parts: list[ck.TopicPartition]) -> None:
+            self._let_go()
+            self._tell(listener.lost, parts)
+
+        self._client.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=lost)
+
+    def poll(self, max_records: int, timeout_s: float) -> list[Run]:
+        self._raise_failure()
+        messages = self._consume(max_records, timeout_s)
+        self._raise_failure()
+        records, events = runs.sift(messages)
+        for event in events:
+            self._take(event)
+        found = self._wanted(runs.cut(records, self._headers)) if records else []
+        if not found:
+            self._raise_failure()
+        return found
+
+    def _consume(self, max_records: int, timeout_s: float) -> runs.Messages:
+        """What is there at once; else what comes with the first record within the timeout (the client's own consume
+        would wait for all of them)."""
+        try:
+            messages = self._client.consume(max_records, 0)
+            if not messages and timeout_s > 0:
+                messages = self._client.consume(1, timeout_s)
+                if messages and max_records > 1:
+                    messages += self._client.consume(max_records - 1, 0)
+        except KafkaException as error:
+            raise self._events.error(error, f"group {self._group}: reading") from error
+        return messages
+
+    def _wanted(self, found: list[Run]) -> list[Run]:
+        wanted: list[Run] = []
+        for run in found:
+            floor = self._next.get(run.tp)
+            if floor is None:
+                continue
+            kept = runs.from_offset(run, floor)
+            if kept is not None:
+                self._next[run.tp] = Offset(kept.offsets[-1] + 1)
+                wanted.append(kept)
+        return wanted
+
+    def _take(self, event: ck.Message) -> None:
+        """The end of a partition, or an error: those the client gets over by itself are logged, others raised once
+        the records before them were returned."""
+        error = event.error()
+        tp = runs.place(event)
+        invariant(error is not None, "an event without an error")
+        error = cast(KafkaError, error)
+        if runs.is_end(event):
+            if tp is not None and tp in self._next:
+                self._ends[tp] = runs.offset_of(event)
+            return
+        remedy = REMEDY.get(error.code())
+        if tp is not None and (tp not in self._next or 0 <= runs.offset_of(event) < self._next[tp]):
+            logger.debug("%s is not read from there (any more): %s", tp, error.str())
+        elif not error.fatal() and remedy in (LogUnavailable, MembershipChanged):
+            logger.warning("group %s: %s", self._group, error.str())
+        else:
+            where = f"group {self._group}" if tp is None else f"group {self._group}: reading {tp} at {self._next[tp]}"
+            self._keep(self._events.error(error, where))
+
+    def start(self, tp: TopicPartition, offset: Offset) -> None:
+        at = ck.TopicPartition(tp.topic, tp.partition, offset)
+        deadline = self._clock.monotonic_s() + limits.CALL_TIMEOUT_S
+        while True:
+            try:
+                self._client.seek(at)
+                break
+            except KafkaException as error:
+                busy = error.args[0].code() in (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS)
+                if not busy or self._clock.monotonic_s() > deadline:
+                    raise self._events.error(error, f"group {self._group}: seeking {tp} to {offset}") from error
+                self._clock.sleep_s(_SEEK_AGAIN_S)
+        self._next[tp] = offset
+        self._ends.pop(tp, None)
+        self._client.resume([at])
+
+    def pause(self, tps: Sequence[TopicPartition]) -> None:
+        """The client drops what it had fetched of these, and fetches it again after `resume`."""
+        self._client.pause(self._started(tps))
+
+    def resume(self, tps: Sequence[TopicPartition]) -> None:
+        self._client.resume(self._started(tps))
+
+    def membership(self) -> Membership:
+        return parse(self._client.consumer_group_metadata())
+
+    def end(self, tp: TopicPartition) -> Offset | None:
+        """Where reading last came to the stable end; further on, the high watermark of the last fetch."""
+        position = self._next.get(tp)
+        if position is None:
+            return None
+        end = self._ends.get(tp)
+        if end is not None and end >= position:
+            return end
+        try:
+            _, high = self._client.get_watermark_offsets(ck.TopicPartition(tp.topic, tp.partition), cached=True)
+        except KafkaException as error:
+            logger.debug("no watermark of %s yet: %s", tp, error)
+            return None
+        return Offset(high) if high >= 0 else None
+
+    def commit(self, offsets: Sequence[OffsetCommit], timeout_s: float) -> None:
+        """The client bounds the call by the session timeout, not by `timeout_s`."""
+        wanted = [ck.TopicPartition(c.tp.topic, c.tp.partition, c.offset, c.metadata) for c in offsets]
+        doing = f"group {self._group}: committing offsets"
+        try:
+            answers = self._client.commit(offsets=wanted, asynchronous=False)
+        except KafkaException as error:
+            raise self._events.error(error, doing) from error
+        for answer in answers:
+            if answer.error is not None:
+                raise self._events.error(answer.error, f"{doing} of {answer.topic}[{answer.partition}]")
+
+    def close(self, leave: bool = False) -> None:
+        """`leave` cannot be honoured: the client never sends a static member's LeaveGroup."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._client.close()
+        except KafkaException as error:
+            logger.warning("closing the consumer of group %s: %s", self._group, error)
+        self._let_go()
+        self._raise_failure()
+
+    # --- inside the client's callbacks --------------------------------------------------------------------------
+
+    def _tell(self, listener: Callable[[list[TopicPartition]], None], parts: list[ck.TopicPartition]) -> None:
+        try:
+            listener([TopicPartition(part.topic, Partition(part.partition)) for part in parts])
+        except BaseException as error:  # raised by poll() or close() once the client is done
+            self._keep(error)
+
+    def _let_go(self) -> None:
+        self._next.clear()
+        self._ends.clear()
+
+    def _keep(self, failure: BaseException) -> None:
+        if self._failure is None:
+            self._failure = failure
+        elif isinstance(failure, StreamcoreError):
+            logger.warning("group %s: also %s", self._group, failure)
+
+    def _raise_failure(self) -> None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _started(self, tps: Sequence[TopicPartition]) -> list[Any]:
+        return [ck.TopicPartition(tp.topic, tp.partition) for tp in tps if tp in self._next]

@@ -1,0 +1,105 @@
+"""From the client's messages to runs: the hot path of reading, a handful of C calls a record and no Python code.
+
+Every column is a `map` over a method of `Message`; a batch is cut where topic or partition change.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import compress, islice, pairwise
+from operator import itemgetter, ne
+from typing import Any, cast
+
+from confluent_kafka import KafkaError, Message
+
+from streamcore.log.port import Headers, Run
+from streamcore.types import Offset, Partition, TopicPartition
+
+Messages = list[Message]
+
+_error = Message.error
+_partition = Message.partition
+_topic = Message.topic
+_offset = Message.offset
+_key = Message.key
+_value = Message.value
+_timestamp = Message.timestamp
+_headers = Message.headers
+_second = itemgetter(1)
+
+
+def sift(messages: Messages) -> tuple[Messages, Messages]:
+    """(records, events): an event is an error or the end of a partition."""
+    if not any(map(_error, messages)):
+        return messages, []
+    return [m for m in messages if m.error() is None], [m for m in messages if m.error() is not None]
+
+
+def cut(records: Messages, with_headers: bool) -> list[Run]:
+    """Runs of consecutive records of one partition. `records` holds no errors and at least one record."""
+    # The stubs know Message as generic and its columns as optional; a record has them all.
+    every: Sequence[Any] = records
+    offsets = cast("list[int]", list(map(_offset, every)))
+    keys = list(map(_key, every))
+    values = list(map(_value, every))
+    times = cast("list[int]", list(map(_second, map(_timestamp, every))))
+    headers = cast("list[Headers | None] | None", list(map(_headers, every)) if with_headers else None)
+    bounds = _bounds(every)
+    if len(bounds) == 2:
+        return [Run(_place(records[0]), offsets, keys, values, times, headers)]
+    return [
+        Run(
+            _place(records[a]),
+            offsets[a:b],
+            keys[a:b],
+            values[a:b],
+            times[a:b],
+            headers[a:b] if headers is not None else None,
+        )
+        for a, b in pairwise(bounds)
+    ]
+
+
+def from_offset(run: Run, offset: int) -> Run | None:
+    """The part of `run` at or after `offset`."""
+    if run.offsets[0] >= offset:
+        return run
+    at = bisect_left(run.offsets, offset)
+    if at == len(run):
+        return None
+    headers = run.headers[at:] if run.headers is not None else None
+    return Run(run.tp, run.offsets[at:], run.keys[at:], run.values[at:], run.times[at:], headers)
+
+
+def place(event: Message) -> TopicPartition | None:
+    """The partition an event is about; None when it is about the client as a whole."""
+    topic, partition = event.topic(), event.partition()
+    if topic is None or partition is None or partition < 0:
+        return None
+    return TopicPartition(topic, Partition(partition))
+
+
+def is_end(event: Message) -> bool:
+    error = event.error()
+    return error is not None and error.code() == KafkaError._PARTITION_EOF
+
+
+def offset_of(event: Message) -> Offset:
+    offset = event.offset()
+    return Offset(-1 if offset is None else offset)
+
+
+def _place(record: Message) -> TopicPartition:
+    return TopicPartition(cast("str", record.topic()), Partition(cast("int", record.partition())))
+
+
+def _bounds(records: Sequence[Any]) -> list[int]:
+    """Where runs begin, and the end."""
+    n = len(records)
+    partitions = list(map(_partition, records))
+    topics = list(map(_topic, records))
+    if partitions.count(partitions[0]) == n and topics.count(topics[0]) == n:
+        return [0, n]
+    places = list(zip(topics, partitions, strict=True))
+    return [0, *compress(range(1, n), map(ne, places, islice(places, 1, None))), n]
