@@ -31,6 +31,8 @@ from streamcore.topology.nodes import Records, Source
 from streamcore.topology.plan import Plan, Stage
 from streamcore.types import Epoch, TaskId
 
+Through = Callable[[Batch], None]
+
 
 class SliceRunner:
     def __init__(
@@ -50,8 +52,8 @@ class SliceRunner:
         self._clock = clock
         self._metrics = metrics
         self._outbox = Outbox(task, message_bytes)
-        self._env = StageEnv(task, partitions, clock, entropy.random(), metrics)
-        self._program: StageProgram = compile_stage(stage, plan, store, self._outbox, self._env)
+        env = StageEnv(task, clock.wall_ms, entropy.random(), metrics, partitions)
+        self._program: StageProgram = compile_stage(stage, plan, store, self._outbox, env)
         self._failures = Failures(plan, stage, task, self._outbox, metrics)
         self._codec = plan.registry.codec(stage.input.value_type) if stage.is_shuffle else None
         self._positions = any(isinstance(node, Records) for node in stage.nodes)
@@ -67,11 +69,11 @@ class SliceRunner:
         after = min(len(run), begin + self._size)
         part = run if after - begin == len(run) else slice_of(run, begin, after)
         begun = self._clock.monotonic_s()
-        if self._attempt(lambda: self._decode(part)):
+        if self._attempt(lambda: self._decode(part), self._program.run):
             self._adapt(len(part), self._clock.monotonic_s() - begun)
         else:
             for i in range(len(part)):
-                self._alone(slice_of(part, i, i + 1))
+                self._alone(slice_of(part, i, i + 1), self._program.run)
         self._metrics.read(run.tp.topic, len(part))
         return after
 
@@ -85,32 +87,31 @@ class SliceRunner:
         message = slice_of(run, begin, begin + 1)
         batch = decode_shuffle(message, self._codec, origins=self._stage.needs_origins, positions=self._positions)
         if batch is not None:
-            self._pieces(batch)
+            self._pieces(batch, self._program.run)
             self._metrics.read(run.tp.topic, len(batch))
         return begin + 1
 
-    def _pieces(self, batch: Batch) -> None:
+    def _pieces(self, batch: Batch, through: Through) -> None:
         """A decoded batch in slices."""
         i = 0
         while i < len(batch):
             after = min(len(batch), i + self._size)
             piece = batch if after - i == len(batch) else batch.part(i, after)
             begun = self._clock.monotonic_s()
-            if self._attempt(lambda piece=piece: piece):
+            if self._attempt(lambda piece=piece: piece, through):
                 self._adapt(len(piece), self._clock.monotonic_s() - begun)
             else:
                 for k in range(len(piece)):
-                    self._alone(piece.part(k, k + 1))
+                    self._alone(piece.part(k, k + 1), through)
             i = after
 
-    def _attempt(self, batch: Callable[[], Batch | None]) -> bool:
+    def _attempt(self, batch: Callable[[], Batch | None], through: Through) -> bool:
         """All or nothing; False when a record of it fails."""
-        self._env.begin_slice()
         self._program.mark()
         try:
             records = batch()
             if records is not None:
-                self._program.run(records)
+                through(records)
         except (DecodeFailed, StepFailed, RecordTooLarge):
             self._program.undo()
             self._outbox.discard()
@@ -119,14 +120,13 @@ class SliceRunner:
         self._outbox.keep()
         return True
 
-    def _alone(self, record: Run | Batch) -> None:
+    def _alone(self, record: Run | Batch, through: Through) -> None:
         """One record by itself; when it fails, its policy decides."""
-        self._env.begin_slice()
         self._program.mark()
         try:
             batch = self._decode(record) if isinstance(record, Run) else record
             if batch is not None:
-                self._program.run(batch)
+                through(batch)
         except (DecodeFailed, StepFailed, RecordTooLarge) as error:
             self._program.undo()
             self._outbox.discard()
@@ -154,7 +154,7 @@ class SliceRunner:
     def close_epoch(self, producer: Producer) -> int:
         """Tables emit, then everything that waits is produced. Raises StopError as `slice` does."""
         for emission in self._program.emissions():
-            self._pieces(emission)
+            self._pieces(emission.batch, emission.run)
         return self._count(self._outbox.release(producer, final=True))
 
     def _count(self, released: Mapping[str, int]) -> int:

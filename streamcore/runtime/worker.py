@@ -175,9 +175,10 @@ class Worker:
         """Turn until a whole round brings no record and leaves nothing to commit: for a single worker in a test."""
         while True:
             before = self._records_in, self._commits
+            running = bool(self._tasks) and self._takeover is None
             self.turn()
             self._commit()
-            if (self._records_in, self._commits) == before and not (self._takeover or self._waiting) and self._tasks:
+            if running and (self._records_in, self._commits) == before and not self._waiting:
                 return
 
     # --- the loop ---------------------------------------------------------------------------------------------
