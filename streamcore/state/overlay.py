@@ -1,4 +1,4 @@
-"""One step's values over its column, as a stage works on them: read in batches, undone by slices, encoded once an epoch.
+"""One step's values over its column: read in batches, undone by slices, encoded once an epoch.
 
     slice   what the open slice has written            undo()      forgets it, keep() moves it down
     epoch   entries of `_known` that are `_dirty`      drop()      forgets them, committed() makes them cache
@@ -17,7 +17,7 @@ from itertools import repeat
 from typing import Any, Final, Protocol
 
 from streamcore import limits
-from streamcore.errors import RecordFailed, RecordTooLarge, StreamcoreError, invariant, shown
+from streamcore.errors import RecordFailed, RecordTooLarge, StateMismatch, StreamcoreError, invariant, shown
 from streamcore.state.keys import encode_keys, state_keys
 from streamcore.state.store import Column, Delta
 
@@ -27,7 +27,7 @@ ENTRY_BYTES: Final = 128
 
 class Packer(Protocol):
     """Values to bytes and back, in batches. encode raises TypeError or ValueError for a value that is not of its type
-    (and would not come back as it is), decode a StreamcoreError."""
+    (and would not come back as it is), decode ValueError."""
 
     def encode(self, values: list[Any]) -> list[bytes]: ...
     def decode(self, payloads: list[bytes]) -> list[Any]: ...
@@ -58,14 +58,13 @@ class Overlay:
         column: Column,
         packer: Packer,
         stays: Callable[[list[Any]], bool],
-        cache_entries: int = limits.CACHE_ENTRIES,
     ) -> None:
         """`stays`: whether all of these values may be kept as they are (immutable, of the right type)."""
         self._step = step
         self._column = column
         self._packer = packer
         self._stays = stays
-        self._half = cache_entries // 2
+        self._half = limits.CACHE_ENTRIES // 2
         self._known: dict[Any, Any] = {}
         self._older: dict[Any, Any] = {}
         self._dirty: dict[Any, None] = {}
@@ -166,14 +165,24 @@ class Overlay:
         known.update(zip(keys, repeat(ABSENT)))
         if present:
             stored = [one for one in data if one is not None]
-            values = self._packer.decode(stored)
+            values = self._decode(stored)
             kept = values if self._stays(values) else list(map(Packed, stored))
             known.update(zip([keys[i] for i in present], kept, strict=True))
 
     def _unpack(self, found: list[Any]) -> None:
         places = [i for i, value in enumerate(found) if type(value) is Packed]
-        for i, value in zip(places, self._packer.decode([found[i].data for i in places]), strict=True):
+        for i, value in zip(places, self._decode([found[i].data for i in places]), strict=True):
             found[i] = value
+
+    def _decode(self, payloads: list[bytes]) -> list[Any]:
+        try:
+            return self._packer.decode(payloads)
+        except ValueError as error:
+            raise StateMismatch(
+                f"step {self._step!r}: its saved state is not of the type that the code has now: {error}",
+                "go back to the type it was saved with, or raise the State's version and write an upgrade; "
+                "if the state may go, give the step another name",
+            ) from error
 
     def _encode(self, keys: list[Any]) -> list[bytes]:
         values = [self._known[key] for key in keys]

@@ -1,0 +1,1 @@
+"""A stage compiled to closures over batches: one file a family of steps."""

@@ -1,0 +1,166 @@
+"""aggregate: one accumulator a key, folded by slices, emitted once an epoch.
+
+A slice works on a dict of its own keys, which becomes the overlay's slice when it has run to its end; a failed slice
+has touched nothing else. The event time of a result is the latest of its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from operator import itemgetter
+from typing import Any, Final
+
+from streamcore.codecs import kinds
+from streamcore.operators.batch import Batch
+from streamcore.operators.errors import refuse
+from streamcore.operators.stateless import Run
+from streamcore.state.overlay import ABSENT, Overlay, Packer
+from streamcore.state.store import Column, Delta
+from streamcore.topology.nodes import Aggregate
+from streamcore.types import UNKNOWN, TopicPartition
+
+_INT_MIN: Final = -(1 << 63)
+_INT_MAX: Final = (1 << 64) - 1
+
+
+def immutable_classes(of: Any) -> frozenset[type[Any]]:
+    """The classes of this type's values, where all of them are immutable built-ins; else none."""
+    scalars = frozenset(kinds.SCALARS)
+    if of is UNKNOWN:
+        return scalars
+    found = kinds.classes(of)
+    return found if found is not None and found <= scalars else frozenset()
+
+
+def fits(values: list[Any], classes: frozenset[type[Any]]) -> bool:
+    """Whether all of these have one of the classes exactly, and a wire form for sure."""
+    types: set[Any] = set(map(type, values))
+    if not classes.issuperset(types):
+        return False
+    if int in types:
+        numbers = values if len(types) == 1 else [v for v in values if type(v) is int]
+        if max(numbers) > _INT_MAX or min(numbers) < _INT_MIN:
+            return False
+    return str not in types or _encodable([v for v in values if type(v) is str])
+
+
+def _encodable(texts: list[str]) -> bool:
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class AggregateStep:
+    def __init__(self, node: Aggregate, then: Run, column: Column, packer: Packer, tp: TopicPartition) -> None:
+        self.name = node.name
+        self._zero, self._add, self._result = node.zero, node.add, node.result
+        self._then = then
+        self._tp = tp
+        classes = immutable_classes(node.accumulator)
+        self._overlay = Overlay(node.name, column, packer, lambda values: fits(values, classes))
+        self._times: dict[Any, int] = {}
+        self._origins: dict[Any, str] = {}
+        self._slice_times: dict[Any, int] = {}
+        self._slice_origins: dict[Any, str] = {}
+
+    # --- records ----------------------------------------------------------------------------------------------
+
+    def run(self, batch: Batch) -> None:
+        keys, add = batch.keys or [], self._add
+        latest = latest_times(keys, batch.times)
+        accumulators = self._opened(latest)
+        try:
+            for key, value in zip(keys, batch.values, strict=True):
+                accumulators[key] = add(accumulators[key], value)
+            self._overlay.write(accumulators)
+        except Exception as error:
+            refuse(self.name, error)
+        merge_latest(self._slice_times, latest)
+        if batch.origins is not None:
+            self._slice_origins.update(zip(keys, batch.origins, strict=True))
+
+    def _opened(self, keys: Iterable[Any]) -> dict[Any, Any]:
+        """The accumulators of the slice's keys; new keys start from zero."""
+        try:
+            found = self._overlay.read(keys)
+        except (TypeError, ValueError) as error:  # no key
+            refuse(self.name, error)
+        if ABSENT in found:
+            zero = self._zero
+            found = [self._made(zero) if value is ABSENT else value for value in found]
+        return dict(zip(keys, found, strict=True))
+
+    def _made(self, zero: Any) -> Any:
+        try:
+            return zero()
+        except Exception as error:
+            refuse(self.name, error)
+
+    # --- the table --------------------------------------------------------------------------------------------
+
+    def changed(self) -> Batch | None:
+        """The accumulators of the epoch's changed keys, in the order of first change, for `emit`."""
+        self.keep()
+        if not self._times:
+            return None
+        keys = list(self._times)
+        origins = [self._origins[key] for key in keys] if self._origins else None
+        return Batch(self._overlay.read(keys), keys, list(self._times.values()), self._tp, origins)
+
+    def emit(self, batch: Batch) -> None:
+        """A part of `changed`, as results, to what follows."""
+        try:
+            values = list(map(self._result, batch.values))
+        except Exception as error:
+            refuse(self.name, error)
+        self._then(batch.with_values(values))
+
+    # --- slices and epochs ------------------------------------------------------------------------------------
+
+    def keep(self) -> None:
+        self._overlay.keep()
+        if self._slice_times:
+            merge_latest(self._times, self._slice_times)
+            self._origins.update(self._slice_origins)
+            self._slice_times, self._slice_origins = {}, {}
+
+    def undo(self) -> None:
+        self._overlay.undo()
+        self._slice_times, self._slice_origins = {}, {}
+
+    def drain(self) -> Delta:
+        return self._overlay.drain()
+
+    def committed(self) -> None:
+        self._overlay.committed()
+        self._forget()
+
+    def drop(self) -> None:
+        self._overlay.drop()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._times, self._origins, self._slice_times, self._slice_origins = {}, {}, {}, {}
+
+    @property
+    def size_bytes(self) -> int:
+        return self._overlay.size_bytes
+
+
+def latest_times(keys: list[Any], times: list[int]) -> dict[Any, int]:
+    """Each distinct key's latest time, in the order of first appearance."""
+    if times == sorted(times):
+        return dict(zip(keys, times, strict=True))
+    latest = dict.fromkeys(keys, 0)
+    latest.update(sorted(zip(keys, times, strict=True), key=itemgetter(1)))
+    return latest
+
+
+def merge_latest(into: dict[Any, int], more: dict[Any, int]) -> None:
+    if into:
+        known = into.get
+        into.update((key, time) for key, time in more.items() if time >= known(key, time))
+    else:
+        into.update(more)

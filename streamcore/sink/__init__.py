@@ -1,0 +1,1 @@
+"""Where outputs wait until their slice stands: columns a topic, packed frames a shuffle partition."""

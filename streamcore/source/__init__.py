@@ -1,0 +1,1 @@
+"""Runs of raw records to batches of values."""
