@@ -67,13 +67,16 @@ class Cluster:
             self.await_leaders(name)
 
     def await_leaders(self, topic: str) -> None:
-        for _ in range(100):
+        """A client remembers for seconds that a new topic had none, so it is told to ask anew."""
+        for _ in range(200):
+            self.admin.list_topics(topic, timeout=10)
             try:
                 self.ends(topic)
                 return
-            except KafkaException:
+            except KafkaException as error:
+                told = error
                 time.sleep(SAMPLE_S)
-        raise SystemExit(f"{topic} has no leaders")
+        raise SystemExit(f"{topic} has no leaders: {told}")
 
     def names(self) -> set[str]:
         return set(self.admin.list_topics(timeout=10).topics)
