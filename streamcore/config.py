@@ -74,9 +74,9 @@ class KafkaSettings(_Section):
     )
 
     def client(self) -> dict[str, str | int | float | bool]:
-        """What the client library is given, secrets in clear: for log.kafka and nobody else."""
+        """What the client library is given besides the bootstrap servers, secrets in clear: for log.kafka and nobody
+        else. Raises SettingsError for what is given twice."""
         named: dict[str, object] = {
-            "bootstrap.servers": self.bootstrap,
             "security.protocol": self.security_protocol,
             "sasl.mechanism": self.sasl_mechanism,
             "sasl.username": self.sasl_username,
@@ -144,8 +144,8 @@ class MetricsSettings(_Section):
 
 
 class LogSettings(_Section):
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="debug, info, warning or error"
+    level: Literal["debug", "info", "warning", "error"] | None = Field(
+        default=None, description="debug, info, warning or error; left out: info, and warning beside a live line"
     )
 
 

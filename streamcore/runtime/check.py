@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from streamcore import limits
 from streamcore.clock import Clock
+from streamcore.codecs.kinds import name_of
 from streamcore.errors import StopError
 from streamcore.log import metadata
 from streamcore.log.metadata import Metadata
@@ -36,7 +37,7 @@ def check(plan: Plan, log: Log, admin: Admin, clock: Clock, *, auto_create: bool
     """`auto_create`: missing user topics appear by themselves (the embedded log)."""
     found = admin.topics()
     own = job_topics(admin, plan.job)
-    findings = [*_types(plan), *_user_topics(plan, found, auto_create), *_internal(plan, admin, found)]
+    findings = [*types(plan), *_user_topics(plan, found, auto_create), *_internal(plan, admin, found)]
     saved = _saved(plan, admin, found, findings)
     findings += _state(plan, log, own, saved, clock)
     return findings
@@ -45,7 +46,7 @@ def check(plan: Plan, log: Log, admin: Admin, clock: Clock, *, auto_create: bool
 # --- types ------------------------------------------------------------------------------------------------------
 
 
-def _types(plan: Plan) -> Iterator[Finding]:
+def types(plan: Plan) -> Iterator[Finding]:
     for node in plan.nodes:
         if isinstance(node, Source | Sink):
             verb = "reads" if isinstance(node, Source) else "writes"
@@ -58,12 +59,8 @@ def _types(plan: Plan) -> Iterator[Finding]:
 
 
 def topic_type(spec: TopicSpec) -> str:
-    value = type_name(spec.value.type)
-    return value if spec.key is None else f"{type_name(spec.key.type)} → {value}"
-
-
-def type_name(of: Any) -> str:
-    return of.__name__ if isinstance(of, type) else str(of).replace("typing.", "")
+    value = name_of(spec.value.type)
+    return value if spec.key is None else f"{name_of(spec.key.type)} → {value}"
 
 
 # --- topics -----------------------------------------------------------------------------------------------------

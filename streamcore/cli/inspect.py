@@ -1,0 +1,127 @@
+"""`check`, `explain`, `status`: commands that look and change nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from streamcore.cli.connect import EMBEDDED, administered, opened
+from streamcore.cli.load import job_name, load_job
+from streamcore.cli.options import Config, JobName, Json, Kafka, StateDir, Target, by_remedy
+from streamcore.clock import Clock, SystemClock
+from streamcore.config import load
+from streamcore.errors import EXIT_STOP
+from streamcore.log.port import Log
+from streamcore.runtime import check as checks
+from streamcore.runtime import status as statuses
+from streamcore.runtime.check import Finding
+from streamcore.runtime.status import JobStatus, TaskStatus
+from streamcore.topology.explain import explain as draw
+from streamcore.topology.plan import Plan
+
+MARKS: Final = {"good": "ok  ", "note": "note", "bad": "BAD "}
+
+
+@by_remedy
+def check(target: Target, kafka: Kafka = None, state_dir: StateDir = None, config: Config = None) -> None:
+    """Types, topics, partitions, and saved state against the code, without running. Exit 10 if a start would fail."""
+    settings = load(config, {"kafka.bootstrap": kafka, "worker.state_dir": state_dir})
+    plan = load_job(target).plan()
+    clock = SystemClock()
+    embedded = settings.kafka.bootstrap is None
+    if embedded and not (settings.worker.state_dir / EMBEDDED).exists():
+        findings = [*checks.types(plan), Finding("note", f"nothing has run yet in {settings.worker.state_dir}")]
+    else:
+        with opened(settings, clock, read_only=True) as log:
+            findings = _findings(plan, log, clock, embedded)
+    for finding in findings:
+        typer.echo(f"{MARKS[finding.level]}  {finding.what}")
+        if finding.remedy:
+            typer.echo(f"        what to do: {finding.remedy}")
+    if any(finding.level == "bad" for finding in findings):
+        raise typer.Exit(EXIT_STOP)
+
+
+def _findings(plan: Plan, log: Log, clock: Clock, embedded: bool) -> list[Finding]:
+    with administered(log) as admin:
+        return checks.check(plan, log, admin, clock, auto_create=embedded)
+
+
+@by_remedy
+def explain(
+    target: Target,
+    mermaid: Annotated[bool, typer.Option("--mermaid", help="As a Mermaid flowchart.")] = False,
+    kafka: Kafka = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+) -> None:
+    """Draw the topology: stages, shuffles, state; with partition counts where the log knows them."""
+    settings = load(config, {"kafka.bootstrap": kafka, "worker.state_dir": state_dir})
+    plan = load_job(target).plan()
+    partitions: dict[str, int] = {}
+    if settings.kafka.bootstrap is not None or (settings.worker.state_dir / EMBEDDED).exists():
+        with opened(settings, SystemClock(), read_only=True) as log, administered(log) as admin:
+            partitions = {name: info.partitions for name, info in admin.topics().items()}
+    typer.echo(draw(plan, partitions, mermaid))
+
+
+@by_remedy
+def status(
+    job: JobName, kafka: Kafka = None, state_dir: StateDir = None, as_json: Json = False, config: Config = None
+) -> None:
+    """Tasks, owners, epochs, lag, last commits. Works beside a running job."""
+    settings = load(config, {"kafka.bootstrap": kafka, "worker.state_dir": state_dir})
+    clock = SystemClock()
+    with opened(settings, clock, read_only=True) as log, administered(log) as admin:
+        found = statuses.status(log, admin, job_name(job), clock)
+    if as_json:
+        typer.echo(json.dumps([_facts(task) for task in found.tasks]))
+    else:
+        _print(found, clock.wall_ms())
+
+
+def _facts(task: TaskStatus) -> dict[str, object]:
+    return {
+        "stage": task.task.stage,
+        "partition": task.task.partition,
+        "topic": task.input.topic,
+        "owner": task.owner,
+        "epoch": task.epoch,
+        "offset": task.offset,
+        "lag": task.lag,
+        "committed_ms": task.committed_ms,
+        "trouble": task.trouble,
+    }
+
+
+def _print(found: JobStatus, now_ms: int) -> None:
+    table = Table(
+        title=f"job {found.job}: {len(found.members)} workers, {len(found.tasks)} tasks", title_justify="left"
+    )
+    for name in ("stage", "partition", "reads", "owner", "epoch", "lag", "last commit"):
+        table.add_column(name, justify="right" if name in ("partition", "epoch", "lag") else "left")
+    for task in found.tasks:
+        table.add_row(
+            task.task.stage,
+            str(task.task.partition),
+            task.input.topic,
+            task.owner,
+            "–" if task.epoch is None else str(task.epoch),
+            f"{task.lag:,}",
+            task.trouble or ago(task.committed_ms, now_ms),
+        )
+    Console().print(table)
+
+
+def ago(then_ms: int | None, now_ms: int) -> str:
+    if then_ms is None:
+        return "–"
+    seconds = max(0, now_ms - then_ms) / 1000
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.1f} s ago"

@@ -1,0 +1,68 @@
+"""Options that several commands share, and how a command's errors become its exit code."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Final, ParamSpec
+
+import typer
+
+from streamcore.errors import (
+    EXIT_DONE,
+    EXIT_HUNG,
+    EXIT_REBUILD,
+    EXIT_RETRY,
+    EXIT_STEP_ASIDE,
+    EXIT_STOP,
+    StreamcoreError,
+)
+
+P = ParamSpec("P")
+
+EXIT_CODES: Final = f"""
+Exit codes, by what to do next: {EXIT_DONE} done · 2 the command was not understood · {EXIT_STOP} a person must act, the
+message says how · {EXIT_STEP_ASIDE} stepped aside, a newer worker has the slot: do not restart · {EXIT_REBUILD} start
+again, what was spoilt is rebuilt · {EXIT_RETRY} start again later, the log did not answer · {EXIT_HUNG} start again, a
+call hung past the transaction timeout.
+"""
+
+Target = Annotated[str, typer.Argument(metavar="FILE.py:JOB", help="The file, and the name of the Job in it.")]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="The job's name, or FILE.py:JOB.")]
+Kafka = Annotated[
+    str | None,
+    typer.Option("--kafka", metavar="HOST:PORT", help="The Kafka cluster. Left out: the log embedded in --state-dir."),
+]
+StateDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir", metavar="DIR", help="Local state, and the embedded log. Default: .streamcore", file_okay=False
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings in TOML. Default: streamcore.toml, if there is one."),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Json = Annotated[bool, typer.Option("--json", help="For programs: JSON.")]
+
+
+def by_remedy(command: Callable[P, None]) -> Callable[P, None]:
+    """The message on stderr, the exit code by remedy."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except StreamcoreError as error:
+            typer.echo(f"{type(error).__name__}: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except BrokenPipeError:
+            # Whoever read us has had enough (`| head`): no error, and Python's own flush at exit must not make it one.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(EXIT_DONE) from None
+
+    return wrapped

@@ -1,0 +1,253 @@
+"""`streamcore run`: one worker in this process, or N in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Annotated, Final
+
+import typer
+
+from streamcore.cli.beside import Beside
+from streamcore.cli.connect import administered, ensure_topics, opened, patiently, user_topics
+from streamcore.cli.load import load_job
+from streamcore.cli.options import Config, Kafka, StateDir, Target, by_remedy
+from streamcore.clock import SystemClock, SystemEntropy
+from streamcore.codecs import kinds
+from streamcore.config import Settings, load
+from streamcore.errors import EXIT_DONE, EXIT_HUNG, SettingsError
+from streamcore.log.port import Admin
+from streamcore.observe.metrics import Metrics, MetricsServer
+from streamcore.runtime.feed import FeedSpec
+from streamcore.runtime.supervisor import Link, ProcessChild, Supervisor, Told
+from streamcore.runtime.watchdog import Watchdog
+from streamcore.runtime.worker import Worker, WorkerSettings
+from streamcore.topology.nodes import Source
+from streamcore.topology.plan import Plan
+from streamcore.types import Slot
+from streamcore.ui.live import LinkedView, LiveView, LogView, View
+
+SUPERVISE_EVERY_S: Final = 0.05
+_Handler = Callable[[int, FrameType | None], object] | int | None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The command line, read."""
+
+    target: str
+    plan: Plan
+    settings: Settings
+    feeds: tuple[FeedSpec, ...]
+    shown: tuple[str, ...]
+    until_idle: bool
+    flags: tuple[str, ...]
+    """What a supervised worker's command line repeats."""
+
+
+@by_remedy
+def run(
+    target: Target,
+    kafka: Kafka = None,
+    workers: Annotated[int | None, typer.Option(help="Processes on this machine, a slot each. Default: 1")] = None,
+    slot: Annotated[
+        int | None, typer.Option(help="This machine's first slot: each machine has its own. Default: 0")
+    ] = None,
+    state_dir: StateDir = None,
+    commit_interval: Annotated[str | None, typer.Option(metavar="TIME", help="As 100ms (the default), or 1s.")] = None,
+    mode: Annotated[str | None, typer.Option(help="exactly-once (the default) or at-least-once.")] = None,
+    feed: Annotated[list[str] | None, typer.Option(metavar="TOPIC=FILE|-", help="Send each line as a record.")] = None,
+    feed_key: Annotated[bool, typer.Option("--feed-key", help="A fed line is key<TAB>value.")] = False,
+    show: Annotated[
+        list[str] | None, typer.Option(metavar="TOPIC", help="Print committed records as they come.")
+    ] = None,
+    until_idle: Annotated[
+        bool, typer.Option("--until-idle", help="Exit 0 once everything fed and read is processed and committed.")
+    ] = False,
+    metrics_port: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Serve Prometheus metrics; one port a slot.")
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Run a job until it is stopped (SIGTERM or Ctrl-C: what is open is committed first)."""
+    settings = load(
+        config,
+        {
+            "kafka.bootstrap": kafka,
+            "worker.workers": workers,
+            "worker.slot": slot,
+            "worker.state_dir": state_dir,
+            "worker.commit_interval": commit_interval,
+            "guarantee.mode": mode,
+            "metrics.port": metrics_port,
+        },
+    )
+    if settings.worker.workers > 1 and settings.kafka.bootstrap is None:
+        raise SettingsError(
+            f"--workers {settings.worker.workers} on the embedded log: it belongs to one process",
+            "leave --workers out, or give a Kafka cluster with --kafka",
+        )
+    plan = load_job(target).plan()
+    given = {
+        "--kafka": kafka,
+        "--state-dir": state_dir,
+        "--commit-interval": commit_interval,
+        "--mode": mode,
+        "--config": config,
+    }
+    flags = tuple(part for name, value in given.items() if value is not None for part in (name, str(value)))
+    feeds = tuple(_feed_spec(plan, text, feed_key) for text in feed or ())
+    wanted = Wanted(target, plan, settings, feeds, tuple(show or ()), until_idle, flags)
+    code = _supervised(wanted) if settings.worker.workers > 1 else _alone(wanted)
+    if code != EXIT_DONE:
+        raise typer.Exit(code)
+
+
+def _feed_spec(plan: Plan, text: str, keyed: bool) -> FeedSpec:
+    spec = FeedSpec.parse(text, keyed)
+    for node in plan.nodes:
+        if isinstance(node, Source) and node.topic.name == spec.topic:
+            if node.topic.key is not None and not keyed:
+                raise SettingsError(
+                    f"--feed {text}: topic {spec.topic} has keys", "write lines as key<TAB>value, and give --feed-key"
+                )
+            return FeedSpec(
+                spec.topic, spec.path, keyed, skip_blank=kinds.bare(node.topic.value.type) not in (str, bytes)
+            )
+    return spec
+
+
+# --- one worker -----------------------------------------------------------------------------------------------------
+
+
+def _alone(wanted: Wanted) -> int:
+    clock, entropy = SystemClock(), SystemEntropy()
+    plan, settings = wanted.plan, wanted.settings
+    orphaned = threading.Event()
+    link = Link.from_environment(orphaned.set)
+    with _view(wanted, clock, link) as view, opened(settings, clock) as log, administered(log) as admin:
+        patiently(lambda: _prepare(wanted, admin), "the log does not answer yet", clock, entropy)
+        metrics = Metrics()
+        watchdog = Watchdog(clock, lambda: os._exit(EXIT_HUNG))
+        worker = Worker(
+            plan, log, _worker_settings(settings), clock=clock, entropy=entropy, metrics=metrics, watchdog=watchdog
+        )
+        beside = Beside(plan, log, admin, clock, view, wanted.feeds, wanted.shown, wanted.until_idle)
+        told = Told()
+
+        def between() -> None:
+            nonlocal told
+            progress = worker.progress()
+            told = Told(
+                progress.records_in, progress.records_out, progress.lag, len(progress.tasks), metrics.commit_p99_s()
+            )
+            if beside.step(told) or orphaned.is_set():
+                worker.stop()
+
+        with _metrics_served(settings, metrics), _signals(worker.stop):
+            try:
+                worker.run(between)
+            finally:
+                beside.close()
+                watchdog.close()
+    return EXIT_DONE
+
+
+def _prepare(wanted: Wanted, admin: Admin) -> None:
+    fed = [spec.topic for spec in wanted.feeds]
+    ensure_topics(wanted.settings, admin, [*user_topics(wanted.plan), *fed, *wanted.shown])
+
+
+def _worker_settings(settings: Settings) -> WorkerSettings:
+    return WorkerSettings(
+        slot=Slot(settings.worker.slot),
+        state_dir=settings.worker.state_dir,
+        commit_interval_ms=settings.worker.commit_interval,
+        mode=settings.guarantee.mode,
+        replication=settings.topics.replication,
+        auto_partitions=settings.topics.partitions if settings.kafka.bootstrap is None else None,
+    )
+
+
+@contextmanager
+def _metrics_served(settings: Settings, metrics: Metrics) -> Generator[None]:
+    if settings.metrics.port is None:
+        yield
+    else:
+        with MetricsServer(metrics, settings.metrics.host, settings.metrics.port):
+            yield
+
+
+# --- many -------------------------------------------------------------------------------------------------------------
+
+
+def _supervised(wanted: Wanted) -> int:
+    clock, entropy = SystemClock(), SystemEntropy()
+    settings = wanted.settings
+    slots = [Slot(settings.worker.slot + n) for n in range(settings.worker.workers)]
+    with _view(wanted, clock, None) as view, opened(settings, clock) as log, administered(log) as admin:
+        patiently(lambda: _prepare(wanted, admin), "the log does not answer yet", clock, entropy)
+        supervisor = Supervisor(slots, lambda slot: ProcessChild(_arguments(wanted, slot)), clock, entropy)
+        beside = Beside(wanted.plan, log, admin, clock, view, wanted.feeds, wanted.shown, wanted.until_idle)
+        with _signals(supervisor.stop):
+            try:
+                while (code := supervisor.step()) is None:
+                    if beside.step(supervisor.told()):
+                        supervisor.stop()
+                    clock.sleep_s(SUPERVISE_EVERY_S)
+            finally:
+                supervisor.close()
+                beside.close()
+    return code
+
+
+def _arguments(wanted: Wanted, slot: Slot) -> Sequence[str]:
+    own = ["--workers", "1", "--slot", str(slot)]
+    port = wanted.settings.metrics.port
+    if port is not None:
+        own += ["--metrics-port", str(port and port + slot - wanted.settings.worker.slot)]
+    return ["-m", "streamcore", "run", wanted.target, *wanted.flags, *own]
+
+
+# --- both -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _view(wanted: Wanted, clock: SystemClock, link: Link | None) -> Generator[View]:
+    job, settings = wanted.plan.job, wanted.settings
+    level = settings.log.level
+    view: View
+    if link is not None:
+        view = LinkedView(job, clock, level or "info", settings.worker.slot, link)
+    elif sys.stdout.isatty():
+        view = LiveView(job, clock, level or "warning")
+    else:
+        view = LogView(job, clock, level or "info")
+    try:
+        yield view
+    finally:
+        view.close()
+
+
+@contextmanager
+def _signals(stop: Callable[[], None]) -> Generator[None]:
+    """The first SIGTERM or SIGINT stops gracefully; a second one has its usual effect."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        stop()
+        signal.signal(number, before[number])
+
+    before: dict[int, _Handler] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
