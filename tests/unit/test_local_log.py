@@ -312,6 +312,32 @@ def test_times_are_the_producer_s_or_the_log_s_as_the_topic_says(log: LocalLog, 
     assert [at([T0], time)[T0] for time in (0, 6, 8)] == [0, 1, 2]
 
 
+def test_a_search_by_time_finds_markers_too(log: LocalLog, clock: ManualClock) -> None:
+    producer = log.producer("p")
+    producer.init(1)
+    for time, decide in ((1_000, producer.commit), (2_000, producer.abort), (3_000, None)):
+        producer.begin()
+        producer.produce("t", T0.partition, [b"x"], times=[time])
+        producer.flush(1)
+        if decide is not None:
+            decide(1)
+    at = log.admin().offsets_at
+    assert [at([T0], time)[T0] for time in (500, 1_500, 3_500, clock.wall_ms() + 1)] == [0, 1, 1, 4]
+
+
+def test_offsets_of_a_missing_topic_or_with_long_metadata_are_refused(log: LocalLog) -> None:
+    log.admin().create("t", 1, {})
+    producer = log.producer("p")
+    producer.init(1)
+    for commit in (OffsetCommit(T1, Offset(1), ""), OffsetCommit(T0, Offset(1), "m" * 5_000)):
+        producer.begin()
+        with pytest.raises(TransactionAborted):
+            producer.send_offsets([commit], UNJOINED, 1)
+        producer.abort(1)
+    with pytest.raises(TopicError):
+        log.admin().set_committed("g", [OffsetCommit(T1, Offset(1), "")])
+
+
 def test_keys_choose_the_partition_as_java_s_client_does_and_records_without_one_spread(log: LocalLog) -> None:
     producer = log.producer(None)
     producer.init(1)
@@ -393,6 +419,7 @@ def test_offsets_can_be_set_and_groups_deleted_only_while_nobody_is_in_them(log:
         def lost(self, tps: list[TopicPartition]) -> None: ...
 
     admin = log.admin()
+    admin.create("t", 4, {})
     admin.set_committed("g", [OffsetCommit(T0, Offset(3), "m")])
     assert admin.groups() == ["g"]
     consumer = log.consumer("g", "g.0")

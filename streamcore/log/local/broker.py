@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from threading import RLock
 
 from streamcore.clock import Clock
-from streamcore.errors import RecordTooLarge, StateDirError, StopError, shown
+from streamcore.errors import RecordTooLarge, StateDirError, StopError, TopicError, TransactionAborted, shown
 from streamcore.log.local import storage as keys
 from streamcore.log.local.groups import Beat, Groups
 from streamcore.log.local.offsets import Offsets
@@ -38,6 +38,8 @@ from streamcore.log.port import Committed, Membership, OffsetCommit, TopicInfo
 from streamcore.types import Offset, TopicPartition
 
 FORMAT = 1
+METADATA_CHARACTERS = 4_096
+"""offset.metadata.max.bytes of a broker."""
 
 
 class Broker:
@@ -101,7 +103,7 @@ class Broker:
 
     def _expire(self, batch: Batch) -> None:
         now_s = self._clock.monotonic_s()
-        self._transactions.expire(batch, now_s)
+        self._transactions.expire(batch, now_s, self._clock.wall_ms())
         self._groups.expire(batch, now_s)
 
     def _count(self, topic: str) -> int | None:
@@ -201,7 +203,7 @@ class Broker:
     def init_producer(self, transactional_id: str | None) -> tuple[int, int]:
         """(producer id, epoch)."""
         with self._request(writes=True) as batch:
-            return self._transactions.init(batch, transactional_id)
+            return self._transactions.init(batch, transactional_id, self._clock.wall_ms())
 
     def add_partitions(self, producer: int, epoch: int, tps: Sequence[TopicPartition]) -> None:
         with self._request(writes=True) as batch:
@@ -220,6 +222,10 @@ class Broker:
             self._groups.check_commit(
                 group, membership.generation, membership.member_id, membership.instance_id, transactional=True
             )
+            try:
+                self._check_offsets(offsets)
+            except (TopicError, RecordTooLarge) as refusal:
+                raise TransactionAborted(refusal.what, refusal.remedy) from refusal
             self._transactions.hold_offsets(batch, producer, epoch, group, _records(offsets))
             self._groups.ensure(batch, group)
 
@@ -227,7 +233,7 @@ class Broker:
         """EndTxn, in time or late: it decides whichever transaction of this producer id and epoch is open. Raises
         ProducerFenced."""
         with self._request(writes=True) as batch:
-            self._transactions.end(batch, producer, epoch, commit)
+            self._transactions.end(batch, producer, epoch, commit, self._clock.wall_ms())
 
     def open_transactions(self) -> list[str]:
         """Transactional ids with an undecided transaction."""
@@ -256,6 +262,7 @@ class Broker:
             self._groups.check_commit(
                 group, membership.generation, membership.member_id, membership.instance_id, transactional=False
             )
+            self._check_offsets(offsets)
             self._groups.ensure(batch, group)
             self._offsets.put(batch, group, _records(offsets))
 
@@ -272,6 +279,7 @@ class Broker:
     def set_committed(self, group: str, offsets: Sequence[OffsetCommit]) -> None:
         with self._request(writes=True) as batch:
             self._no_members(group, "its offsets cannot be set")
+            self._check_offsets(offsets)
             self._groups.ensure(batch, group)
             self._offsets.put(batch, group, _records(offsets))
 
@@ -291,6 +299,16 @@ class Broker:
             self._groups.delete(batch, group)
             self._offsets.drop_group(batch, group)
             self._transactions.drop_group(batch, group)
+
+    def _check_offsets(self, offsets: Iterable[OffsetCommit]) -> None:
+        for offset in offsets:
+            self._topics.partition(offset.tp)
+            if len(offset.metadata) > METADATA_CHARACTERS:
+                raise RecordTooLarge(
+                    f"the metadata of the offset of {offset.tp} has {len(offset.metadata)} characters, and the broker "
+                    f"takes {METADATA_CHARACTERS}",
+                    "commit shorter metadata",
+                )
 
     def _no_members(self, group: str, therefore: str) -> None:
         members = self._groups.members(group)
@@ -316,7 +334,7 @@ def _records(offsets: Iterable[OffsetCommit]) -> list[OffsetRecord]:
 
 def _check_size(topic: Topic, tp: TopicPartition, columns: Columns) -> None:
     limit = topic.max_message_bytes
-    if columns.size_bytes() + RECORD_OVERHEAD <= limit:
+    if columns.size_bytes + RECORD_OVERHEAD <= limit:
         return
     row, size = columns.largest()
     if size > limit:

@@ -5,7 +5,8 @@
 
 Invariants:
 - `assigned` is what the listener was told last; nothing else is fetched.
-- Once fenced (SlotTaken) a consumer stays so: every later poll raises it again.
+- Once fenced (SlotTaken) a consumer stays so: every later poll raises it again, and the listener is told nothing more
+  (librdkafka tells it nothing either).
 """
 
 from __future__ import annotations
@@ -82,10 +83,7 @@ class LocalConsumer:
         if self._closed:
             return
         if self._assigned is not None and self._listener is not None:
-            if self._fenced or self._is_unknown():
-                self._lose()
-            else:
-                self._revoke()
+            self._lose() if self._is_unknown() else self._revoke()
         self._closed = True
         if self._member_id and (leave or self._instance_id is None) and not self._fenced:
             self._wire.call("LeaveGroup", lambda: self._broker.leave(self._group, self._member_id))
@@ -112,7 +110,7 @@ class LocalConsumer:
             self._follow()
         except SlotTaken:
             self._fenced = True
-            self._lose()
+            self._drop()
             raise
 
     def _follow(self) -> None:

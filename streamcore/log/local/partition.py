@@ -1,7 +1,8 @@
 """The log of one partition.
 
 Invariants:
-- first ≤ stable end ≤ end. Offsets only grow; a transaction marker takes one and holds no record.
+- first ≤ stable end ≤ end. Offsets only grow; a transaction marker takes one and holds no record (it is stored, as a
+  chunk without values, because a search by time finds it, as the broker's does).
 - The stable end is the first offset of the oldest undecided transaction, or the end: below it everything is decided
   for good, so that what a committed reader has been given never changes.
 - A chunk is aborted when an aborted range of its producer covers it; such ranges end at their marker.
@@ -84,19 +85,18 @@ class Partition:
         """The offset of the first record. `producer` is NO_TRANSACTION outside of one."""
         base = self._state.end
         chunk = Chunk(base, producer, columns.values, columns.keys, columns.times, columns.headers)
-        encoded = encode(chunk)
-        batch.entries[self._chunks + keys.position(base)] = encoded
+        self._put(batch, chunk)
         self._state.end = chunk.end
         if producer != NO_TRANSACTION:
             self._state.undecided.setdefault(producer, base)
-        self._keep(chunk, len(encoded))
         self._save(batch)
         return base
 
-    def mark(self, batch: Batch, producer: int, commit: bool) -> None:
+    def mark(self, batch: Batch, producer: int, commit: bool, time_ms: int) -> None:
         """The transaction of `producer` is decided here: a marker takes an offset."""
         marker = self._state.end
         self._state.end = marker + 1
+        self._put(batch, Chunk(marker, producer, [], None, [time_ms], None))
         first = self._state.undecided.pop(producer, None)
         if first is not None and not commit:
             self._aborted.setdefault(producer, []).append((first, marker))
@@ -131,6 +131,11 @@ class Partition:
         batch.ranges.append((self._ranges, self._ranges + keys.LAST))
         batch.entries[keys.PARTITION + self._suffix] = None
 
+    def _put(self, batch: Batch, chunk: Chunk) -> None:
+        encoded = encode(chunk)
+        batch.entries[self._chunks + keys.position(chunk.base)] = encoded
+        self._keep(chunk, len(encoded))
+
     def _save(self, batch: Batch) -> None:
         batch.entries[keys.PARTITION + self._suffix] = encode(self._state)
 
@@ -160,7 +165,7 @@ class Partition:
         found: list[Chunk] = []
         records = size_bytes = 0
         for chunk, size in self._from(position, bound):
-            if committed and self._is_aborted(chunk):
+            if not chunk.values or (committed and self._is_aborted(chunk)):
                 continue
             found.append(chunk)
             records += chunk.end - max(chunk.base, position)
@@ -170,7 +175,8 @@ class Partition:
         return Fetched(found, bound, bound)
 
     def offset_at(self, time_ms: int) -> int:
-        """The first stable offset whose time is at or after `time_ms`; the stable end where there is none."""
+        """The first stable offset whose time is at or after `time_ms`; the stable end where there is none. As at the
+        broker, it may be a marker's, or an aborted record's."""
         bound = self.stable_end
         for chunk, _ in self._from(self._state.first, bound):
             if max(chunk.times) >= time_ms:

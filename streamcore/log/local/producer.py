@@ -76,6 +76,8 @@ class LocalProducer:
         self._queue: list[tuple[TopicPartition, Columns, LocalReceipt | None]] = []
         self._queued_bytes = 0
         self._partitions: set[TopicPartition] = set()
+        self._seen: set[str] = set()
+        """Topics that were asked for once, and so made to appear."""
         self._group_added: set[str] = set()
         self._failure: StreamcoreError | None = None
 
@@ -178,6 +180,7 @@ class LocalProducer:
             None if headers is None else list(headers),
         )
         if partition is not None:
+            self._appear(topic)
             self._enqueue(TopicPartition(topic, partition), columns)
             return
         for number, rows in enumerate(self._spread(columns, self._count(topic))):
@@ -187,6 +190,7 @@ class LocalProducer:
     def send(self, tp: TopicPartition, value: bytes, key: bytes | None = None) -> LocalReceipt:
         self._may_produce()
         receipt = LocalReceipt()
+        self._appear(tp.topic)
         columns = Columns([value], None if key is None else [key], [self._clock.wall_ms()], None)
         self._enqueue(tp, columns, receipt)
         return receipt
@@ -209,9 +213,8 @@ class LocalProducer:
             self._expect(_State.READY)
 
     def _enqueue(self, tp: TopicPartition, columns: Columns, receipt: LocalReceipt | None = None) -> None:
-        size = columns.size_bytes()
-        self._queue.extend((tp, piece, receipt) for piece in cut(columns, size))
-        self._queued_bytes += size
+        self._queue.extend((tp, piece, receipt) for piece in cut(columns))
+        self._queued_bytes += columns.size_bytes
         if self._queued_bytes >= SEND_BYTES:
             self._send_queue()
 
@@ -237,13 +240,18 @@ class LocalProducer:
     def _append(self, tp: TopicPartition, columns: Columns) -> Offset:
         epoch = None if self._name is None else self._epoch
         if tp not in self._partitions:
-            self._count(tp.topic)
             if epoch is not None:
                 self._wire.call(
                     "AddPartitionsToTxn", lambda: self._broker.add_partitions(self._producer, self._epoch, [tp])
                 )
             self._partitions.add(tp)
         return self._wire.call("Produce", lambda: self._broker.append(self._producer, epoch, tp, columns))
+
+    def _appear(self, topic: str) -> None:
+        """Where it may. A topic that stays missing is seen when its records are sent."""
+        if topic not in self._seen:
+            self._wire.call("Metadata", lambda: self._broker.ensure([topic]))
+            self._seen.add(topic)
 
     def _count(self, topic: str) -> int:
         """The topic's partitions; it appears now where it may. Raises TopicError."""

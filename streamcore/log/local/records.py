@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 import msgspec
@@ -29,13 +30,14 @@ class Chunk(msgspec.Struct, array_like=True, gc=False):
     producer: int
     """The producer id of the transaction that wrote it, or NO_TRANSACTION."""
     values: list[bytes | None]
+    """Empty in a transaction marker, which has one time and takes one offset."""
     keys: list[bytes | None] | None
     times: list[int]
     headers: list[list[tuple[str, bytes]] | None] | None
 
     @property
     def end(self) -> int:
-        return self.base + len(self.values)
+        return self.base + len(self.times)
 
 
 class TopicRecord(msgspec.Struct, array_like=True):
@@ -111,9 +113,9 @@ decode_group: Final = msgspec.msgpack.Decoder(GroupRecord).decode
 decode_facts: Final = msgspec.msgpack.Decoder(Facts).decode
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Columns:
-    """Records on their way to one partition, parallel lists of one length."""
+    """Records on their way to one partition, parallel lists of one length. Not changed once made."""
 
     values: list[bytes | None]
     keys: list[bytes | None] | None
@@ -123,6 +125,7 @@ class Columns:
     def __len__(self) -> int:
         return len(self.values)
 
+    @cached_property
     def size_bytes(self) -> int:
         size = sum(map(len, filter(None, self.values)))
         if self.keys is not None:
@@ -149,7 +152,7 @@ class Columns:
 
     def largest(self) -> tuple[int, int]:
         """(row, bytes with overhead) of the largest record."""
-        sizes = [self.part(i, i + 1).size_bytes() + RECORD_OVERHEAD for i in range(len(self))]
+        sizes = [self.part(i, i + 1).size_bytes + RECORD_OVERHEAD for i in range(len(self))]
         size = max(sizes)
         return sizes.index(size), size
 
@@ -158,10 +161,10 @@ def _headers_size(headers: Headers) -> int:
     return sum(len(name) + len(value) for name, value in headers)
 
 
-def cut(columns: Columns, size_bytes: int) -> list[Columns]:
+def cut(columns: Columns) -> list[Columns]:
     """Into pieces of at most about a chunk's size."""
     count = len(columns)
-    rows = min(CHUNK_RECORDS, max(1, count * CHUNK_BYTES // max(1, size_bytes)))
+    rows = min(CHUNK_RECORDS, max(1, count * CHUNK_BYTES // max(1, columns.size_bytes)))
     if count <= rows:
         return [columns]
     return [columns.part(start, start + rows) for start in range(0, count, rows)]

@@ -50,7 +50,7 @@ class Transactions:
 
     # --- requests -------------------------------------------------------------------------------------------
 
-    def init(self, batch: Batch, name: str | None) -> tuple[int, int]:
+    def init(self, batch: Batch, name: str | None, wall_ms: int) -> tuple[int, int]:
         """(producer id, epoch). Ends what an earlier producer of the name left open, and fences it."""
         if name is None:
             return self._new_producer(batch), 0
@@ -60,7 +60,7 @@ class Transactions:
             self._by_name[name] = self._by_producer[record.producer] = record
         else:
             if record.state == ONGOING:
-                self._decide(batch, record, commit=False)
+                self._decide(batch, record, False, wall_ms)
             self._raise_epoch(batch, record)
         record.state = EMPTY
         self._save(batch, record)
@@ -106,10 +106,10 @@ class Transactions:
         record.pending[group] = list(held.values())
         self._save(batch, record)
 
-    def end(self, batch: Batch, producer: int, epoch: int, commit: bool) -> None:
+    def end(self, batch: Batch, producer: int, epoch: int, commit: bool, wall_ms: int) -> None:
         record = self._valid(producer, epoch)
         if record.state == ONGOING:
-            self._decide(batch, record, commit)
+            self._decide(batch, record, commit, wall_ms)
         elif record.state != (COMMITTED if commit else ABORTED):
             raise ProducerFenced(
                 f"the transaction of {record.name} is {record.state} and cannot be "
@@ -119,12 +119,12 @@ class Transactions:
 
     # --- time and questions ---------------------------------------------------------------------------------
 
-    def expire(self, batch: Batch, now_s: float) -> None:
+    def expire(self, batch: Batch, now_s: float, wall_ms: int) -> None:
         """Abort what is open for longer than the transaction timeout, and fence its producer."""
         for producer, started_s in list(self._started_s.items()):
             if now_s - started_s >= limits.TRANSACTION_TIMEOUT_MS / 1000:
                 record = self._by_producer[producer]
-                self._decide(batch, record, commit=False)
+                self._decide(batch, record, False, wall_ms)
                 self._raise_epoch(batch, record)
                 self._save(batch, record)
 
@@ -164,11 +164,11 @@ class Transactions:
             record.state = ONGOING
             self._started_s[record.producer] = now_s
 
-    def _decide(self, batch: Batch, record: TransactionRecord, commit: bool) -> None:
+    def _decide(self, batch: Batch, record: TransactionRecord, commit: bool, wall_ms: int) -> None:
         for number, partition_number in record.partitions:
             partition = self._topics.by_number(number, partition_number)
             if partition is not None:
-                partition.mark(batch, record.producer, commit)
+                partition.mark(batch, record.producer, commit, wall_ms)
         if commit:
             for group, offsets in record.pending.items():
                 self._offsets.put(batch, group, (o for o in offsets if self._topics.find(o.topic) is not None))
