@@ -1,6 +1,6 @@
 """`make bench`: each job beside its hand-written loop, in alternating pairs on one broker, as a table.
 
-    python -m benchmarks [--kafka HOST:PORT] [--records N] [--rounds R] [--only CASE]
+    python -m benchmarks [--kafka HOST:PORT] [--records N] [--rounds R] [--only CASE] [--profile DIR]
 
 Without --kafka a broker is started for the run and ended with it. The medians go to the terminal and, as Markdown, to
 benchmarks/results.md. The first round also compares what both sides wrote. A benchmark reports; it judges nothing.
@@ -13,6 +13,7 @@ import os
 import platform
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import date
 from statistics import median
 from uuid import uuid4
@@ -42,42 +43,54 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=CASES, action="append")
     parser.add_argument("--side", choices=SIDES, action="append", help="leave the other side out (to profile)")
+    parser.add_argument("--profile", metavar="DIR", help="where pyinstrument writes CASE-SIDE.txt")
     given = parser.parse_args()
     with ExitStack() as stack:
         cluster = Cluster(given.kafka or stack.enter_context(broker()))
-        pairs = bench(cluster, given.records, given.rounds, given.only or list(CASES), given.side or list(SIDES))
-    report(pairs, given.records, given.rounds)
+        plan = Plan(given.records, given.rounds, given.only or list(CASES), given.side or list(SIDES), given.profile)
+        pairs = bench(cluster, plan)
+    if not given.profile:
+        report(pairs, plan)
 
 
-def bench(cluster: Cluster, records: int, rounds: int, cases: list[str], sides: list[str]) -> dict[str, list[Pair]]:
+@dataclass(frozen=True)
+class Plan:
+    records: int
+    rounds: int
+    cases: list[str]
+    sides: list[str]
+    profile: str | None
+
+
+def bench(cluster: Cluster, plan: Plan) -> dict[str, list[Pair]]:
     base = f"bench-{uuid4().hex[:6]}"
     orders = f"{base}.orders"
     cluster.create([orders])
-    pairs: dict[str, list[Pair]] = {case: [] for case in cases}
+    pairs: dict[str, list[Pair]] = {case: [] for case in plan.cases}
     try:
-        size = load(cluster.kafka, orders, records)
-        console.print(f"{records:,} orders of {size} bytes stand in {orders}")
-        for number in range(rounds):
-            for case in cases:
-                order = sides if number % 2 == 0 else sides[::-1]
-                pairs[case].append(pair(cluster, f"{base}-{case}-{number}", orders, records, case, order, number == 0))
+        size = load(cluster.kafka, orders, plan.records)
+        console.print(f"{plan.records:,} orders of {size} bytes stand in {orders}")
+        for number in range(plan.rounds):
+            for case in plan.cases:
+                pairs[case].append(pair(cluster, plan, case, number, base, orders))
     finally:
         cluster.delete(base)
     return pairs
 
 
-def pair(cluster: Cluster, run: str, orders: str, records: int, case: str, sides: list[str], compare: bool) -> Pair:
+def pair(cluster: Cluster, plan: Plan, case: str, number: int, base: str, orders: str) -> Pair:
+    """Both sides once; who goes first changes by round. The first round compares what they wrote."""
     measured: Pair = {}
     wrote: dict[str, object] = {}
-    for side in sides:
-        topics = Topics(f"{run}-{side}", orders)
+    for side in plan.sides[:: 1 if number % 2 == 0 else -1]:
+        topics = Topics(f"{base}-{case}-{number}-{side}", orders)
+        profile = f"{plan.profile}/{case}-{side}.txt" if plan.profile else None
         try:
-            measured[side] = measure(cluster, side, case, topics, records)
-            if compare:
+            one = measured[side] = measure(cluster, side, case, topics, plan.records, profile)
+            if number == 0:
                 wrote[side] = digest(cluster, case, topics.output)
         finally:
             cluster.delete(topics.run)
-        one = measured[side]
         console.print(
             f"  {CASES[case]:42} {side:12} {one.records_a_second / 1e3:7.0f} k/s"
             f" {one.cpu_s_a_million:6.2f} CPU s/million {one.peak_bytes >> 20:5} MB"
@@ -111,7 +124,7 @@ def broker() -> object:
     return start_broker(heap="1g")
 
 
-def report(pairs: dict[str, list[Pair]], records: int, rounds: int) -> None:
+def report(pairs: dict[str, list[Pair]], plan: Plan) -> None:
     """Medians over the rounds; a ratio is the median of the pairs' own ratios, streamcore's over the loop's."""
     header = ["", "thousand records/s", "ratio", "CPU s a million", "ratio", "peak memory MB"]
     rows = [[CASES[case], *columns(done)] for case, done in pairs.items() if set(done[0]) == set(SIDES)]
@@ -122,7 +135,7 @@ def report(pairs: dict[str, list[Pair]], records: int, rounds: int) -> None:
         table.add_row(*row)
     console.print(table)
     lines = [
-        f"`make bench N={records} ROUNDS={rounds}`, {date.today().isoformat()}: {machine()}.",
+        f"`make bench N={plan.records} ROUNDS={plan.rounds}`, {date.today().isoformat()}: {machine()}.",
         "Exactly once, a commit each 100 ms, 4 partitions, one process; streamcore / hand-written.",
         "",
         *("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)),

@@ -123,8 +123,10 @@ class Cluster:
         consumer.close()
 
 
-def command(side: str, case: str, kafka: str, topics: Topics, state_dir: str) -> list[str]:
+def command(side: str, case: str, kafka: str, topics: Topics, state_dir: str, profile: str | None = None) -> list[str]:
     python = [sys.executable, "-m"]
+    if profile:
+        python += ["pyinstrument", "--interval", "0.002", "--renderer", "text", "--outfile", profile, "-m"]
     if side == "handwritten":
         run = ["--run", topics.run, "--orders", topics.orders]
         return [*python, "benchmarks.handwritten", case, "--kafka", kafka, *run, "--state-dir", state_dir]
@@ -133,8 +135,10 @@ def command(side: str, case: str, kafka: str, topics: Topics, state_dir: str) ->
     return [*python, "streamcore", "run", job, "--kafka", kafka, *settings, "--state-dir", state_dir]
 
 
-def measure(cluster: Cluster, side: str, case: str, topics: Topics, records: int) -> Measured:
-    """Runs one side of one case to the end of its input. The topics of the run stay, for `digest`."""
+def measure(
+    cluster: Cluster, side: str, case: str, topics: Topics, records: int, profile: str | None = None
+) -> Measured:
+    """Runs one side of one case to the end of its input. The topics of the run stay, to be compared."""
     own = [topics.output, *([topics.journal, topics.shuffle] if side == "handwritten" else [])]
     cluster.create(own)
     state_dir = tempfile.mkdtemp(prefix=f"{topics.run}-")
@@ -142,7 +146,11 @@ def measure(cluster: Cluster, side: str, case: str, topics: Topics, records: int
     log = Path(state_dir) / "log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command(side, case, cluster.kafka, topics, state_dir), cwd=ROOT, env=environment, stdout=out, stderr=out
+            command(side, case, cluster.kafka, topics, state_dir, profile),
+            cwd=ROOT,
+            env=environment,
+            stdout=out,
+            stderr=out,
         )
         try:
             return watch(cluster, process, topics, records, shuffled=case == "regroup")
