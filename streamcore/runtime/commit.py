@@ -290,5 +290,3 @@ class Committer:
                     f"job {self._plan.job}: slot {self._slot} was taken by a newer worker on {member.host}",
                     "nothing, if it was meant; else give each machine its own --slot",
                 ) from error
-
-

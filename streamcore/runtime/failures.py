@@ -74,7 +74,11 @@ class Failures:
             own: Headers = list(headers[0] or []) if headers else []
             offset = record.offsets[0]
         else:
-            key, value, time = _as_bytes(record.keys[0] if record.keys else None), _as_bytes(record.values[0]), record.times[0]
+            key, value, time = (
+                _as_bytes(record.keys[0] if record.keys else None),
+                _as_bytes(record.values[0]),
+                record.times[0],
+            )
             own = [(CORRELATION_HEADER, record.origins[0].encode())] if record.origins else []
             offset = record.offsets[0] if record.offsets else -1
         story: Headers = [

@@ -34,7 +34,9 @@ def mark_of(placed: Assembled) -> EpochMark:
 
 
 class Replay:
-    def __init__(self, task: TaskId, journal: TopicPartition, store: Store, target: Metadata | None, chained: bool) -> None:
+    def __init__(
+        self, task: TaskId, journal: TopicPartition, store: Store, target: Metadata | None, chained: bool
+    ) -> None:
         """`target` None: nothing is committed, so there may be no frame at all. `chained`: at-least-once."""
         self._task = task
         self._store = store

@@ -181,5 +181,3 @@ class SliceRunner:
     def peek(self, step: str, key: object) -> object:
         """The state object of a `process` step for a key, for tests; nothing becomes dirty."""
         return self._program.peek(step, key)
-
-

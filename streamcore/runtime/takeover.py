@@ -334,5 +334,3 @@ def tasks_of(plan: Plan, assigned: Sequence[TopicPartition]) -> dict[TaskId, tup
             raise TopicError(f"job {plan.job}: assigned {tp}, which no stage reads", "is another job using this name?")
         found[TaskId(stage.name, tp.partition)] = (tp,)
     return found
-
-

@@ -389,6 +389,11 @@ class Worker:
         except StreamcoreError as error:
             logger.warning("closing: %s", error)
 
+    @property
+    def waiting_records(self) -> int:
+        """Polled and not yet fed; never more than one poll's."""
+        return sum(len(run) - begin for _, run, begin in self._waiting)
+
     def progress(self) -> Progress:
         return Progress(
             records_in=self._records_in,
