@@ -4,7 +4,7 @@ A line is a record, its bytes as they stand: text for a topic of str, one JSON v
 job's error policy should see for neither. With keys, `key<TAB>value`. The feed has a producer of its own, outside any
 transaction, and keeps no position: started again, it begins again.
 
-Never blocks for input: `step` takes what is there. One thread, that of the caller.
+Never blocks for input: `step` takes what is there and waits until the log has it. One thread, that of the caller.
 """
 
 from __future__ import annotations
@@ -66,9 +66,8 @@ class Feed:
             if not chunk and self._rest:
                 lines, self._rest = [self._rest], b""
             self._send(lines)
-            if not chunk:
-                self._producer.flush(limits.CALL_TIMEOUT_S)
-                self.done = True
+            self._producer.flush(limits.CALL_TIMEOUT_S)
+            self.done = not chunk
         return self.done
 
     def close(self) -> None:

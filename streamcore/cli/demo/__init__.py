@@ -46,7 +46,7 @@ SHOWN: Final = 8
 def demo() -> None:
     """Count words, crash in the middle of a commit, go on, compare with a plain count. Needs nothing but this."""
     console = Console(highlight=False)
-    console.print(Syntax((files("streamcore.cli.demo") / "job.py").read_text(), "python"))
+    console.print(Syntax((files("streamcore.cli.demo") / "job.py").read_text().replace("  # fmt: skip", ""), "python"))
     console.print(f"{len(text_lines())} lines of Shakespeare, on the log embedded in this process: no Kafka needed.\n")
     with tempfile.TemporaryDirectory(prefix="streamcore-demo-") as directory:
         for turn, (point, number, story) in enumerate(CRASHES, 1):
