@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from streamcore.log.port import Headers
 from streamcore.types import TopicPartition
 
+CORRELATION_HEADER: Final = "correlation-id"
 Position = tuple[int, Headers | None]
 """Offset and headers of the source record: what `records()` shows."""
 

@@ -27,8 +27,11 @@ from streamcore.operators import stateless
 from streamcore.operators.batch import Batch
 from streamcore.operators.endpoints import regroup_step, sink_step
 from streamcore.operators.keyed import AggregateStep
+from streamcore.operators.process import Context, ProcessStep
+from streamcore.operators.records import records_step
 from streamcore.operators.stateless import Run
 from streamcore.sink.outbox import Outbox
+from streamcore.state.rows import Rows
 from streamcore.state.store import Delta, Store
 from streamcore.topology.nodes import (
     Aggregate,
@@ -42,6 +45,8 @@ from streamcore.topology.nodes import (
     Merge,
     Node,
     Only,
+    Process,
+    Records,
     Sink,
     Source,
 )
@@ -125,6 +130,13 @@ class StageProgram:
         for step in self._stateful:
             step.drop()
 
+    def peek(self, step: str, key: object) -> object:
+        """The state object of a process step for a key, as it stands; nothing becomes dirty. For tests."""
+        for each in self._stateful:
+            if each.name == step and isinstance(each, ProcessStep):
+                return each.peek(key)
+        raise KeyError(f"no process step {step!r} in this stage")
+
     @property
     def dirty_bytes(self) -> int:
         """The epoch's changes, as an estimate."""
@@ -185,6 +197,8 @@ class _Compiler:
                 return stateless.flat_map_step(node, then)
             case MapBatch():
                 return stateless.map_batch_step(node, then)
+            case Records():
+                return records_step(then)
             case Merge():
                 return then
             case _:
@@ -199,4 +213,7 @@ class _Compiler:
         then, column = self.after(node), self._store.column(node.name)
         if isinstance(node, Aggregate):
             return AggregateStep(node, then, column, self._plan.registry.codec(node.accumulator), self._tp)
+        if isinstance(node, Process):
+            rows = Rows(node.state.__schema__, self._plan.registry, node.name)
+            return ProcessStep(node, then, column, rows, Context(self._env.random), self._env.now_ms)
         return broken(f"no operator for a {node.kind} step")

@@ -9,7 +9,7 @@ from typing import Any, Final
 from streamcore import limits
 from streamcore.codecs.dynamic import ColumnCodec
 from streamcore.log.port import Headers
-from streamcore.operators.batch import Batch
+from streamcore.operators.batch import CORRELATION_HEADER, Batch
 from streamcore.operators.errors import refuse
 from streamcore.operators.stateless import Run
 from streamcore.sink.outbox import Outbox
@@ -17,7 +17,6 @@ from streamcore.sink.shuffle import ENCODED_KEYS, NATIVE_KEYS, encode_chunks
 from streamcore.state.keys import encode_key, encode_keys, key_group
 from streamcore.topology.nodes import BatchCodec, KeyBy, Sink
 
-CORRELATION_HEADER: Final = "correlation-id"
 _INT_MIN: Final = -(1 << 63)
 _INT_MAX: Final = (1 << 64) - 1
 

@@ -14,12 +14,10 @@ import msgspec
 from streamcore.codecs.dynamic import ColumnCodec
 from streamcore.errors import StateDamaged, StreamcoreError, broken
 from streamcore.log.port import Headers, Run
-from streamcore.operators.batch import Batch, Position
+from streamcore.operators.batch import CORRELATION_HEADER, Batch, Position
 from streamcore.sink.shuffle import ENCODED_KEYS, Chunk, decode_frame
 from streamcore.state.keys import decode_key
 from streamcore.topology.nodes import TopicSpec
-
-CORRELATION_HEADER: Final = "correlation-id"
 
 
 class DecodeFailed(Exception):
