@@ -9,7 +9,7 @@ import dataclasses
 import enum
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -123,31 +123,33 @@ def classes(of: Any) -> frozenset[type[Any]] | None:
 
 
 class Check:
-    """Whether values have a type, judged by their classes: one set a batch where all are as they should be.
+    """Whether values have a type, judged by their classes: one set a batch where all are as they should be."""
 
-    `exact` refuses subclasses: encoded by the type's fields, one would come back as the type itself."""
+    __slots__ = ("_classes", "of")
 
-    __slots__ = ("_classes", "_exact", "of")
-
-    def __init__(self, of: Any, *, exact: bool = False) -> None:
+    def __init__(self, of: Any) -> None:
         self.of = of
-        self._exact = exact
         self._classes = classes(of)
 
     def __call__(self, values: list[Any]) -> None:
-        """Raises TypeError that names the value and the type."""
-        if self._classes is None or self._classes.issuperset(map(type, values)):
+        """Raises TypeError that names the value and the type. A subclass's value is of the type, but a bool is no int
+        and a datetime no date."""
+        if self.exact(values):
             return
         for value in values:
             if not self._admits(value):
                 raise TypeError(f"expected {name_of(self.of)}, got {shown(value)} of type {type(value).__qualname__}")
 
-    def _admits(self, value: Any) -> bool:
+    def exact(self, values: list[Any]) -> bool:
+        """No value is of a subclass either."""
+        return self._classes is None or self._classes.issuperset(map(type, values))
+
+    def _admits(self, value: object) -> bool:
         allowed = self._classes or frozenset()
-        if self._exact or type(value) in allowed:
-            return type(value) in allowed
+        if type(value) in allowed:
+            return True
         if isinstance(value, bool) or (isinstance(value, datetime) and datetime not in allowed):
-            return False  # a bool is no int here, a datetime no date
+            return False
         return isinstance(value, tuple(allowed))
 
 
@@ -184,6 +186,28 @@ def holds_model(of: Any) -> bool:
 def holds_own_class(of: Any) -> bool:
     """A Struct, a dataclass or a container somewhere: what checks nothing when it is made."""
     return not all(m in SCALARS or typing.get_origin(m) is typing.Literal or is_enum(m) for m in members(of))
+
+
+def can_be_kept(of: Any) -> bool:
+    """Values of this type have a form in state: typed, or tagged value by value."""
+    for member in members(of):
+        origin = typing.get_origin(member) or member
+        if member in (UNKNOWN, Any, object) or origin is typing.Literal:
+            continue
+        known = member in SCALARS or is_record_class(origin) or typing.is_typeddict(origin)
+        if not known and not (_is_class(origin) and issubclass(origin, Collection)):
+            return False
+        if not all(can_be_kept(part) for part in typing.get_args(member) if part is not ...):
+            return False
+    return True
+
+
+def apart(a: Any, b: Any) -> bool:
+    """No value is of both types, as far as their classes tell."""
+    of_a, of_b = (None if of is UNKNOWN else classes(of) for of in (a, b))
+    if of_a is None or of_b is None:
+        return False
+    return not any(issubclass(x, y) or issubclass(y, x) for x in of_a for y in of_b)
 
 
 def is_closed(of: Any) -> bool:

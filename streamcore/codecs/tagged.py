@@ -32,6 +32,8 @@ from streamcore.errors import shown
 PLAIN: Final = frozenset((str, bytes, int, float, bool, kinds.NoneType))
 _TYPED, _FIELDS, _MEMBER = 16, 17, 18
 
+_EXTENSIONS: Final = frozenset(bytes((mark,)) for mark in (0xC7, 0xC8, 0xC9, 0xD4, 0xD5, 0xD6, 0xD7, 0xD8))
+
 _encode: Final = msgspec.msgpack.Encoder().encode
 
 
@@ -95,12 +97,19 @@ class Tagged:
                 return _encode(list(map(self._prepared, values)))
         return _encode(list(map(self._prepared, values)))
 
-    def decode(self, payload: bytes | memoryview) -> Any:
+    def decode(self, payload: bytes) -> Any:
         """Raises ValueError."""
         try:
             return self._decode(payload)
         except (msgspec.MsgspecError, TypeError, KeyError, RecursionError, ArithmeticError) as error:
             raise ValueError(f"not a tagged value: {error}") from error
+
+    def decode_list(self, payload: bytes) -> list[Any]:
+        """Raises ValueError."""
+        values = self.decode(payload)
+        if not isinstance(values, list):
+            raise ValueError("not a list of tagged values")
+        return values  # pyright: ignore[reportUnknownVariableType]
 
     def _register(self, owner: type[Any]) -> None:
         full = kinds.class_name(owner)
@@ -170,6 +179,11 @@ class Tagged:
     def _read_member(self, data: memoryview) -> Any:
         name, member = self._decode(data)
         return self.known(name)[member]  # pyright: ignore[reportIndexIssue, reportUnknownVariableType]
+
+
+def is_tagged(payload: bytes) -> bool:
+    """Whether this is an extension: what no typed value but a lone datetime is."""
+    return payload[:1] in _EXTENSIONS
 
 
 def _itself(value: Any) -> Any:

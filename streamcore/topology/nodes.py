@@ -65,6 +65,8 @@ class Node:
     """None: not keyed."""
     value_type: Any = UNKNOWN
     where: str = ""
+    decoded: bool = False
+    """Values come as a topic's codec made them: nobody has built or changed one since (see Registry.codec)."""
 
     @property
     def kind(self) -> str:
@@ -111,7 +113,8 @@ class MapBatch(Node):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Records(Node):
-    """Values become Record objects. Its input is always a Source: topic, offset and headers are the message's own."""
+    """Values become Record objects. No KeyBy lies between it and its Source: topic, offset and headers are the
+    message's own."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -228,13 +228,13 @@ def _state_version(node: Node) -> int:
 
 def check_name(what: str, name: str, where: str) -> None:
     """Raises TopologyError unless `name` may stand in topic names, in ids and on disk."""
-    if not NAME.fullmatch(name) or name in RESERVED:
+    if not NAME.fullmatch(name):
         raise TopologyError(
-            f"{_at(where)}{what} cannot be named {name!r}",
-            "use 1 to 100 letters, digits, '-' and '_' (the name becomes part of topic names and of saved state)"
-            if name not in RESERVED
-            else "choose another name: this one is RocksDB's own",
+            f"{at(where)}{what} cannot be named {name!r}",
+            "use 1 to 100 letters, digits, '-' and '_': the name becomes part of topic names and of saved state",
         )
+    if name in RESERVED:
+        raise TopologyError(f"{at(where)}{what} cannot be named {name!r}", "take another name: RocksDB keeps this one")
 
 
 def _check(job: str, nodes: Sequence[Node]) -> None:
@@ -252,7 +252,7 @@ def _check(job: str, nodes: Sequence[Node]) -> None:
 def _check_inputs(job: str, node: Node, made: set[Node]) -> None:
     if not made.issuperset(node.inputs):
         raise TopologyError(
-            f"{_at(node.where)}step {node.name!r} uses a stream of another job than {job!r}",
+            f"{at(node.where)}step {node.name!r} uses a stream of another job than {job!r}",
             "make every stream of a job from that job's own stream(...); jobs meet in topics",
         )
 
@@ -267,14 +267,14 @@ def _check_names(nodes: Sequence[Node]) -> None:
         other = seen.setdefault(node.name, node)
         if other is not node:
             raise TopologyError(
-                f"{_at(node.where)}two steps are named {node.name!r}; the other is at {other.where}",
+                f"{at(node.where)}two steps are named {node.name!r}; the other is at {other.where}",
                 "give one of them another name: topics and saved state are found by it",
             )
     for node in nodes:
         if isinstance(node, Source) and isinstance(seen.get(node.topic.name), KeyBy):
             other = seen[node.topic.name]
             raise TopologyError(
-                f"{_at(other.where)}the key_by step {other.name!r} has the name of a topic that the job reads",
+                f"{at(other.where)}the key_by step {other.name!r} has the name of a topic that the job reads",
                 "give the step another name: each stage has a journal topic, named after the topic or the step",
             )
 
@@ -284,14 +284,14 @@ def _check_topics(job: str, nodes: Sequence[Node]) -> None:
         name = node.topic.name if isinstance(node, Source | Sink) else ""
         if name == f"{job}.control" or name.startswith((f"{job}.shuffle.", f"{job}.journal.", f"{job}.sink.")):
             raise TopologyError(
-                f"{_at(node.where)}topic {name!r} has a name that job {job!r} keeps for itself",
+                f"{at(node.where)}topic {name!r} has a name that job {job!r} keeps for itself",
                 f"name it otherwise than {job}.shuffle.*, {job}.journal.*, {job}.sink.* and {job}.control",
             )
         if isinstance(node, Source | KeyBy):
             stage = node.topic.name if isinstance(node, Source) else node.name
             if len(journal_topic(job, stage)) > TOPIC_NAME_LENGTH:
                 raise TopologyError(
-                    f"{_at(node.where)}the journal topic {journal_topic(job, stage)!r} is longer than Kafka's "
+                    f"{at(node.where)}the journal topic {journal_topic(job, stage)!r} is longer than Kafka's "
                     f"{TOPIC_NAME_LENGTH} characters",
                     "shorten the name of the job, of the topic or of the step",
                 )
@@ -304,12 +304,13 @@ def _check_ends(job: str, nodes: Sequence[Node]) -> None:
             is_source = isinstance(node, Source)
             what = f"the stream of topic {node.topic.name!r}" if is_source else f"what step {node.name!r} gives"
             raise TopologyError(
-                f"{_at(node.where)}{what} goes nowhere in job {job!r}",
+                f"{at(node.where)}{what} goes nowhere in job {job!r}",
                 "end it with .to(topic), or take it out",
             )
 
 
-def _at(where: str) -> str:
+def at(where: str) -> str:
+    """The start of a message about the user's line."""
     return f"{where}: " if where else ""
 
 
