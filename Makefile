@@ -17,7 +17,7 @@ test: lint
 
 lint: $(VENV)/test.ok
 	$(BIN)/ruff check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 bench: $(VENV)/test,bench.ok

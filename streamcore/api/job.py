@@ -9,7 +9,6 @@ from streamcore.api.graph import Graph, refuse, where
 from streamcore.api.record import Key
 from streamcore.api.stream import KeyedStream, Stream
 from streamcore.api.topic import Topic
-from streamcore.codecs.wire import Custom
 from streamcore.topology import explain, plan
 from streamcore.topology.nodes import OnError, Source, StartMs, Stop
 from streamcore.types import TimestampMs
@@ -52,7 +51,6 @@ class Job:
             inputs=(),
             key_type=None if spec.key is None else spec.key.type,
             value_type=spec.value.type,
-            decoded=not isinstance(spec.value, Custom),
             where=where(),
             topic=spec,
             start=_start(spec.name, start),

@@ -72,7 +72,6 @@ class Stream(Generic[V_co]):
             inputs=(here,),
             key_type=key_type,
             value_type=here.value_type,
-            decoded=here.decoded,
             where=where(),
             f=f,
         )
@@ -92,7 +91,6 @@ class Stream(Generic[V_co]):
             name=self._graph.name("merge"),
             inputs=inputs,
             value_type=UNKNOWN if UNKNOWN in known else kinds.union(known),
-            decoded=all(node.decoded for node in inputs),
             where=where(),
         )
         return Stream(self._graph, self._graph.add(node))
@@ -125,7 +123,7 @@ class Stream(Generic[V_co]):
 
     def _filter(self, f: Callable[..., Any], name: str) -> Node:
         here = self._node
-        return self._add(nodes.Filter, "filter", name, value_type=here.value_type, decoded=here.decoded, f=f)
+        return self._add(nodes.Filter, "filter", name, value_type=here.value_type, f=f)
 
     def _map_batch(self, f: Callable[..., Any], most: int, name: str) -> Node:
         if most < 1:
@@ -133,7 +131,7 @@ class Stream(Generic[V_co]):
         return self._add(nodes.MapBatch, "map_batch", name, value_type=items_returned(f), f=f, most=most)
 
     def _only(self, kind: type[Any]) -> Node:
-        return self._add(nodes.Only, "only", "", value_type=kind, decoded=self._node.decoded, of=kind)
+        return self._add(nodes.Only, "only", "", value_type=kind, of=kind)
 
     def _add(self, make: Callable[..., Node], kind: str, name: str, **facts: Any) -> Node:
         """A node that keeps this stream's key."""
@@ -239,7 +237,6 @@ class KeyedStream(Stream[V_co], Generic[K_co, V_co]):
             inputs=(self._node,),
             key_type=self._node.key_type,
             value_type=self._node.value_type,
-            decoded=self._node.decoded,
             where=where(),
             by=by,
             keep_ms=keep // timedelta(milliseconds=1),

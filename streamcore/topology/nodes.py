@@ -65,8 +65,6 @@ class Node:
     """None: not keyed."""
     value_type: Any = UNKNOWN
     where: str = ""
-    decoded: bool = False
-    """Values come as a topic's codec made them: nobody has built or changed one since (see Registry.codec)."""
 
     @property
     def kind(self) -> str:
