@@ -14,6 +14,8 @@ SLOW_CALL_MS = 80
 """A send_offsets or commit this slow may have been retried by librdkafka (its retry.backoff.ms is 100)."""
 SESSION_TIMEOUT_MS = 10_000
 COMMIT_INTERVAL_MS = 100
+COMMIT_INTERVAL_MAX_MS = 2_500
+"""What the interval may be set or stretched to: an epoch must end well within its transaction's timeout."""
 COMMIT_TIME_RATIO = 10
 """The interval is never less than this many times the moving average of a commit's own duration."""
 SLICE_MS = 20
@@ -45,6 +47,11 @@ CACHE_ENTRIES = 200_000
 KEY_CACHE_ENTRIES = 100_000
 """Encoded keys a shuffle writer keeps."""
 INBOX_RECENT_IDS = 100_000
+"""Ids an inbox keeps exactly, over epochs."""
+INBOX_FILTER_BYTES = 16 << 20
+"""An inbox's filter: 8 bytes an id keep 19 of 20 new ones from any look at the disk's own filters."""
+INBOX_REBUILD_IDS = 2_000
+"""Ids read back into the filter a batch, after a restart."""
 
 # --- the local state of a whole worker, its dozens of tasks together --------------------------------------------
 STATE_CACHE_BYTES = 64 << 20
@@ -83,6 +90,7 @@ STORY_BYTES = 8 << 10
 """A dead letter's header (the trace) is cut to this."""
 
 invariant(HANG_S > TRANSACTION_TIMEOUT_MS / 1000, "a hung call is one past the transaction's timeout")
+invariant(4 * COMMIT_INTERVAL_MAX_MS <= TRANSACTION_TIMEOUT_MS, "epochs end well within the transaction timeout")
 invariant(SLOW_CALL_MS < 100, "the 80 ms rule rests on librdkafka's retry.backoff.ms of 100")
 invariant(FRAME_BYTES < (1 << 20) - (64 << 10), "frames must pass a topic with the broker's default size")
 invariant(STATE_VALUE_BYTES + STATE_KEY_BYTES + (16 << 10) < FRAME_BYTES, "one state entry fits a frame")
