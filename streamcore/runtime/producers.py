@@ -40,6 +40,7 @@ class Producers:
         self._watchdog = watchdog
         self._producer: Producer | None = None
         self._tainted = False
+        self._made = False
         self.in_transaction = False
 
     @property
@@ -49,6 +50,9 @@ class Producers:
     def fence(self) -> None:
         """A fresh producer, initialised: every earlier one of this id is fenced and its transaction ended."""
         self._drop()
+        if self._made:
+            self._rebuilt()
+        self._made = True
         producer = self._log.producer(self._id)
         try:
             self._init(producer)
@@ -66,7 +70,6 @@ class Producers:
     def open(self) -> Producer:
         """The producer, inside a transaction where there are any."""
         if self._producer is None or (self._tainted and not self.in_transaction):
-            self._rebuilt()
             self.fence()
         producer = self._producer
         if producer is None:

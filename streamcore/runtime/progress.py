@@ -17,3 +17,5 @@ class Progress:
     tasks: Mapping[TaskId, Epoch]
     """The last committed epoch of each task that runs here."""
     taking_over: bool
+    uncommitted: int
+    """Records in the open epoch, or polled and waiting."""

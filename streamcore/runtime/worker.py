@@ -260,7 +260,8 @@ class Worker:
         return records >= limits.EPOCH_RECORDS or sum(t.runner.epoch_bytes for t in touched) >= limits.EPOCH_BYTES
 
     def _interval_s(self) -> float:
-        return max(self._settings.commit_interval_ms / 1000, limits.COMMIT_TIME_RATIO * self._commit_average_s)
+        wanted_s = max(self._settings.commit_interval_ms / 1000, limits.COMMIT_TIME_RATIO * self._commit_average_s)
+        return min(wanted_s, limits.COMMIT_INTERVAL_MAX_MS / 1000)
 
     def _commit(self) -> None:
         touched = [task for task in self._tasks.values() if task.touched]
@@ -402,4 +403,5 @@ class Worker:
             commits=self._commits,
             tasks={task.id: task.mark.epoch for task in self._tasks.values() if task.mark},
             taking_over=self._takeover is not None,
+            uncommitted=self.waiting_records + sum(task.records for task in self._tasks.values()),
         )

@@ -164,9 +164,15 @@ class Cluster:
         for _ in range(rounds):
             before = self.ends()
             self.run(30)
-            if self.ends() == before and all(p.worker.progress().tasks for p in self.processes.values()):
+            if self.ends() == before and all(self._rests(p) for p in self.processes.values()):
                 return
         raise AssertionError("the cluster does not come to rest")
+
+    def _rests(self, process: Process) -> bool:
+        if process.wire.suspended:
+            return True
+        progress = process.worker.progress()
+        return bool(progress.tasks) and not progress.taking_over and not progress.uncommitted
 
     def ends(self) -> dict[TopicPartition, Offset]:
         tps = [

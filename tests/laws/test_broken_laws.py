@@ -12,7 +12,6 @@ from streamcore import limits
 from streamcore.errors import StreamcoreError
 from streamcore.log.port import Membership
 from streamcore.runtime.commit import Committer
-from streamcore.runtime.producers import Producers
 from streamcore.runtime.task import Task
 from streamcore.runtime.worker import Worker
 from tests.laws import scenarios
@@ -103,23 +102,18 @@ def no_fencing_steps_aside(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Committer, "_step_aside_if_replaced", lambda self, error: None)  # pyright: ignore[reportUnknownLambdaType]
 
 
-def producer_kept_after_a_fencing(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Producers, "abandon", lambda self: self.ended())  # pyright: ignore[reportUnknownLambdaType]
-
-
 BROKEN: list[tuple[Patch, Callable[[], None]]] = [
     (applied_before_the_decision, lambda: scenarios.local_state_never_ahead("before-commit")),
-    (committed_after_lost, lambda: scenarios.nothing_committed_after_lost("after-slice")),
+    (committed_after_lost, lambda: scenarios.nothing_committed_after_lost("between-turns")),
     (revoked_drops_its_epoch, scenarios.revoked_finishes_its_epoch),
     (unknown_taken_for_aborted, lambda: scenarios.unknown_outcome(lose_answer)),
     (unknown_taken_for_committed, lambda: scenarios.unknown_outcome(lose_request)),
-    (slow_calls_ignored, lambda: scenarios.a_slow_call_has_a_twin("EndTxn")),
-    (slow_calls_ignored, lambda: scenarios.a_slow_call_has_a_twin("TxnOffsetCommit")),
+    (slow_calls_ignored, lambda: scenarios.a_slow_call_has_a_twin("EndTxn", "after-flush", dies=True)),
+    (slow_calls_ignored, lambda: scenarios.a_slow_call_has_a_twin("TxnOffsetCommit", "before-commit", dies=False)),
     (no_seek_after_an_abort, lambda: scenarios.an_abort_seeks_back("Produce")),
     (overlay_kept_after_an_abort, lambda: scenarios.an_abort_seeks_back("TxnOffsetCommit")),
     (every_fencing_steps_aside, lambda: scenarios.fenced_by_the_timeout_alone("before-commit")),
-    (no_fencing_steps_aside, scenarios.replaced_by_a_newer_worker),
-    (producer_kept_after_a_fencing, lambda: scenarios.fenced_by_the_timeout_alone("before-flush")),
+    (no_fencing_steps_aside, lambda: scenarios.replaced_by_a_newer_worker("before-commit")),
 ]
 
 

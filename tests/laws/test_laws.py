@@ -13,7 +13,7 @@ def test_law_1_local_state_is_never_ahead_of_the_commit(point: str) -> None:
     scenarios.local_state_never_ahead(point)
 
 
-@pytest.mark.parametrize("point", ["before-slice", "after-slice", *ASIDE])
+@pytest.mark.parametrize("point", ["between-turns", "before-slice", "after-slice", *ASIDE])
 def test_law_2_nothing_is_committed_after_lost(point: str) -> None:
     scenarios.nothing_committed_after_lost(point)
 
@@ -27,9 +27,11 @@ def test_law_3_a_commit_without_an_answer_is_looked_up_and_never_aborted(fault: 
     scenarios.unknown_outcome(LOST[fault])
 
 
+@pytest.mark.parametrize("dies", [False, True])
+@pytest.mark.parametrize("arrives", ["after-flush", "before-commit"])
 @pytest.mark.parametrize("request_", ["EndTxn", "TxnOffsetCommit"])
-def test_law_4_a_slow_calls_twin_never_reaches_the_next_transaction(request_: str) -> None:
-    scenarios.a_slow_call_has_a_twin(request_)  # pyright: ignore[reportArgumentType]
+def test_law_4_a_slow_calls_twin_never_reaches_the_next_transaction(request_: str, arrives: str, dies: bool) -> None:
+    scenarios.a_slow_call_has_a_twin(request_, arrives, dies)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("request_", ["Produce", "AddOffsetsToTxn", "TxnOffsetCommit"])
@@ -42,5 +44,6 @@ def test_law_6_a_transaction_that_timed_out_is_no_reason_to_step_aside(point: st
     scenarios.fenced_by_the_timeout_alone(point)
 
 
-def test_law_6_a_replaced_worker_steps_aside_and_leaves_the_newer_alone() -> None:
-    scenarios.replaced_by_a_newer_worker()
+@pytest.mark.parametrize("point", ["after-slice", *ASIDE])
+def test_law_6_a_replaced_worker_steps_aside_and_leaves_the_newer_alone(point: str) -> None:
+    scenarios.replaced_by_a_newer_worker(point)

@@ -20,7 +20,8 @@ CHANCE_CALLS = {
     ("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("date", "today"), ("uuid", "uuid4"), ("uuid", "uuid1"),
 }  # fmt: skip
 """Calls of a module's or class's own function; a Random object's methods are what injection is for."""
-MAY_TOUCH_TIME = {"clock.py"}
+MAY_TOUCH_TIME = {"clock.py", "logs.py"}
+"""logs.py only writes out the time that the logging module took."""
 
 
 def evaluating(tree: ast.AST) -> list[str]:
