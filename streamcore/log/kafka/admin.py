@@ -237,6 +237,7 @@ class KafkaAdmin:
 
     def close(self) -> None:
         """The client's threads end when the object goes."""
+        self._events.close()
         self._client.poll(0)
 
     # --- errors and waiting ---------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 Invariants:
 - `_next` holds exactly the started partitions, each with the lowest offset that may still be returned. A partition is
-  assigned paused, at offset 0, and fetches nothing until `start` seeks it; whatever the client hands over for one that
+  assigned paused, at its end (where no fetch that slips out can fail), until `start` seeks it; whatever the client hands over for one that
   is not started, or below `_next`, is dropped.
 - A listener's exception never reaches the client library: it is kept and raised when the call is over.
 """
@@ -28,6 +28,7 @@ from streamcore.types import Offset, Partition, TopicPartition
 
 logger = logging.getLogger(__name__)
 
+_WAKE_S: Final = 0.5
 _SEEK_AGAIN_S: Final = 0.001
 """Between attempts to seek a partition whose assignment is still on its way through the client."""
 
@@ -51,7 +52,7 @@ class KafkaConsumer:
     def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
         def assigned(client: ck.Consumer, parts: list[ck.TopicPartition]) -> None:
             self._let_go()
-            held = [ck.TopicPartition(part.topic, part.partition, 0) for part in parts]
+            held = [ck.TopicPartition(part.topic, part.partition, ck.OFFSET_END) for part in parts]
             client.assign(held)
             if held:
                 client.pause(held)
@@ -125,20 +126,35 @@ class KafkaConsumer:
             self._keep(self._events.error(error, where))
 
     def start(self, tp: TopicPartition, offset: Offset) -> None:
+        self._seek(tp, offset)
+        self._client.resume([ck.TopicPartition(tp.topic, tp.partition)])
+        self._wake(tp, offset)
+        self._next[tp] = offset
+        self._ends.pop(tp, None)
+
+    def _wake(self, tp: TopicPartition, offset: Offset) -> None:
+        """The client's network thread may have gone to sleep over a paused partition, for up to a second, and resuming
+        does not wake it. A seek does; one to offset 0 does not, but a request to the partition's leader."""
+        if offset > 0:
+            self._seek(tp, offset)
+            return
+        try:
+            self._client.get_watermark_offsets(ck.TopicPartition(tp.topic, tp.partition), timeout=_WAKE_S)
+        except KafkaException as error:
+            logger.debug("no answer about %s: %s", tp, error)
+
+    def _seek(self, tp: TopicPartition, offset: Offset) -> None:
         at = ck.TopicPartition(tp.topic, tp.partition, offset)
         deadline = self._clock.monotonic_s() + limits.CALL_TIMEOUT_S
         while True:
             try:
                 self._client.seek(at)
-                break
+                return
             except KafkaException as error:
                 busy = error.args[0].code() in (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS)
                 if not busy or self._clock.monotonic_s() > deadline:
                     raise self._events.error(error, f"group {self._group}: seeking {tp} to {offset}") from error
                 self._clock.sleep_s(_SEEK_AGAIN_S)
-        self._next[tp] = offset
-        self._ends.pop(tp, None)
-        self._client.resume([at])
 
     def pause(self, tps: Sequence[TopicPartition]) -> None:
         """The client drops what it had fetched of these, and fetches it again after `resume`."""
@@ -146,6 +162,9 @@ class KafkaConsumer:
 
     def resume(self, tps: Sequence[TopicPartition]) -> None:
         self._client.resume(self._started(tps))
+        for tp in tps:
+            if tp in self._next:
+                self._wake(tp, self._next[tp])
 
     def membership(self) -> Membership:
         return parse(self._client.consumer_group_metadata())

@@ -279,6 +279,10 @@ class Events:
         self.serve: Callable[[float], object] = _nothing
         """Has the client run its callbacks, so that what it has to say of a failed call is heard first."""
 
+    def close(self) -> None:
+        """Lets the client go: it holds this, and would end only at some later garbage collection."""
+        self.serve = _nothing
+
     def on_error(self, error: KafkaError) -> None:
         text = self._settings.scrub(f"{error.name()}: {error.str()}")
         with self._lock:

@@ -101,6 +101,7 @@ class IdempotentProducer:
         broken("abort() on a producer without transactions")
 
     def close(self) -> None:
+        self._events.close()
         drop(self._records)
         if self._frames is not None:
             drop(self._frames)

@@ -129,6 +129,7 @@ class TransactionalProducer:
             raise self._events.in_transaction(error, f"producer {self._id}: abort") from error
 
     def close(self) -> None:
+        self._events.close()
         drop(self._client)
 
     def _refused(self, error: KafkaException, where: str) -> None:

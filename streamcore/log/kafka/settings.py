@@ -157,6 +157,8 @@ class ClientSettings:
         return {
             **self._reading(read_committed),
             "group.id": "streamcore.reader",
+            # The end of a partition is known with the first fetch that brings nothing: a takeover waits for it.
+            "fetch.wait.max.ms": 10,
             **self._given(_PRODUCER_ONLY),
         }
 
