@@ -312,6 +312,38 @@ def test_times_are_the_producer_s_or_the_log_s_as_the_topic_says(log: LocalLog, 
     assert [at([T0], time)[T0] for time in (0, 6, 8)] == [0, 1, 2]
 
 
+def test_a_time_too_far_ahead_of_the_log_s_clock_is_refused(log: LocalLog, clock: ManualClock) -> None:
+    log.admin().create("t", 1, {})
+    log.admin().create("lenient", 1, {"message.timestamp.after.max.ms": "7200000"})
+    producer = log.producer(None)
+    producer.init(1)
+    ahead = [clock.wall_ms() + 3_600_001]
+    producer.produce("lenient", Partition(0), [b"x"], times=ahead)
+    producer.flush(1)
+    producer.produce("t", T0.partition, [b"x"], times=ahead)
+    with pytest.raises(TransactionAborted, match="3600001 ms ahead"):
+        producer.flush(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "partitions", "config"),
+    [
+        ("a b", 1, {}),
+        ("..", 1, {}),
+        ("t", 0, {}),
+        ("t", 1, {"nonsense": "1"}),
+        ("t", 1, {"max.message.bytes": "many"}),
+        ("t", 1, {"message.timestamp.type": "Whenever"}),
+    ],
+)
+def test_a_topic_that_a_broker_would_refuse_is_refused(
+    log: LocalLog, name: str, partitions: int, config: dict[str, str]
+) -> None:
+    with pytest.raises(TopicError):
+        log.admin().create(name, partitions, config)
+    assert log.admin().topics() == {}
+
+
 def test_a_search_by_time_finds_markers_too(log: LocalLog, clock: ManualClock) -> None:
     producer = log.producer("p")
     producer.init(1)

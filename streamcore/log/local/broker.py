@@ -15,6 +15,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from threading import RLock
 
+from streamcore import limits
 from streamcore.clock import Clock
 from streamcore.errors import RecordTooLarge, StateDirError, StopError, TopicError, TransactionAborted, shown
 from streamcore.log.local import storage as keys
@@ -50,6 +51,7 @@ class Broker:
         *,
         log_id: str,
         auto_create_partitions: int | None,
+        session_timeout_ms: int = limits.SESSION_TIMEOUT_MS,
         read_only: bool = False,
     ) -> None:
         """`log_id` names a log that is new. Raises StateDirError for a log of a newer format."""
@@ -58,6 +60,7 @@ class Broker:
         self._storage = storage
         self._clock = clock
         self._log_id = log_id
+        self._session_timeout_ms = session_timeout_ms
         self._read_only = read_only
         self._lock = RLock()
         self._load()
@@ -72,7 +75,7 @@ class Broker:
             )
         self._topics = Topics(self._storage, facts)
         self._offsets = Offsets(self._storage)
-        self._groups = Groups(self._storage, facts, self._count)
+        self._groups = Groups(self._storage, facts, self._count, self._session_timeout_ms)
         self._transactions = Transactions(self._storage, facts, self._topics, self._offsets, self._clock.monotonic_s())
         if stored is None and not self._read_only:
             batch = Batch()
@@ -176,9 +179,11 @@ class Broker:
             if epoch is not None:
                 self._transactions.check_append(producer, epoch, topic.record.number, tp.partition)
             _check_size(topic, tp, columns)
+            now_ms = self._clock.wall_ms()
             if topic.append_time:
-                times = [self._clock.wall_ms()] * len(columns)
-                columns = Columns(columns.values, columns.keys, times, columns.headers)
+                columns = Columns(columns.values, columns.keys, [now_ms] * len(columns), columns.headers)
+            else:
+                _check_times(topic, tp, columns, now_ms)
             return Offset(partition.append(batch, columns, NO_TRANSACTION if epoch is None else producer))
 
     def fetch(self, tp: TopicPartition, position: int, max_records: int, committed: bool) -> Fetched:
@@ -330,6 +335,16 @@ def _info(topic: Topic) -> TopicInfo:
 
 def _records(offsets: Iterable[OffsetCommit]) -> list[OffsetRecord]:
     return [OffsetRecord(o.tp.topic, o.tp.partition, o.offset, o.metadata) for o in offsets]
+
+
+def _check_times(topic: Topic, tp: TopicPartition, columns: Columns, now_ms: int) -> None:
+    latest_ms = max(columns.times)
+    if latest_ms - now_ms > topic.max_ahead_ms:
+        raise TopicError(
+            f"a record for {tp} has the time {latest_ms}, {latest_ms - now_ms} ms ahead of the log's clock: the topic "
+            f"takes {topic.max_ahead_ms} (message.timestamp.after.max.ms)",
+            "correct the event's time, or raise the topic's setting",
+        )
 
 
 def _check_size(topic: Topic, tp: TopicPartition, columns: Columns) -> None:

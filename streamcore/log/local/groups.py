@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from streamcore import limits
 from streamcore.errors import MembershipChanged, SlotTaken
 from streamcore.log.local import storage as keys
 from streamcore.log.local.assignor import range_assign
@@ -78,8 +77,11 @@ class Group:
 
 
 class Groups:
-    def __init__(self, storage: Storage, facts: Facts, count_of: Callable[[str], int | None]) -> None:
+    def __init__(
+        self, storage: Storage, facts: Facts, count_of: Callable[[str], int | None], session_timeout_ms: int
+    ) -> None:
         """`count_of` gives a topic's partitions, None when it does not exist."""
+        self._session_s = session_timeout_ms / 1000
         self._facts = facts
         self._count_of = count_of
         self._groups: dict[str, Group] = {}
@@ -174,7 +176,7 @@ class Groups:
             for member in list(group.members.values()):
                 if member.alive():
                     member.heard_s = now_s
-                elif now_s - member.heard_s >= limits.SESSION_TIMEOUT_MS / 1000:
+                elif now_s - member.heard_s >= self._session_s:
                     self._remove(batch, group, member.member_id)
 
     def names(self) -> Iterable[str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 
+from streamcore import limits
 from streamcore.clock import Clock
 from streamcore.log.local.admin import LocalAdmin
 from streamcore.log.local.broker import Broker
@@ -34,11 +35,22 @@ class LocalLog:
 
     @classmethod
     def memory(
-        cls, clock: Clock, *, seed: int = 0, auto_create_partitions: int | None = DEFAULT_PARTITIONS
+        cls,
+        clock: Clock,
+        *,
+        seed: int = 0,
+        auto_create_partitions: int | None = DEFAULT_PARTITIONS,
+        session_timeout_ms: int = limits.SESSION_TIMEOUT_MS,
     ) -> LocalLog:
         """Gone with the object. `auto_create_partitions`: what a topic that appears by being used gets; None: none
         appears."""
-        broker = Broker(MemoryStorage(), clock, log_id=f"memory-{seed}", auto_create_partitions=auto_create_partitions)
+        broker = Broker(
+            MemoryStorage(),
+            clock,
+            log_id=f"memory-{seed}",
+            auto_create_partitions=auto_create_partitions,
+            session_timeout_ms=session_timeout_ms,
+        )
         return cls(broker, clock, DirectWire(), Random(seed))
 
     @classmethod
@@ -49,6 +61,7 @@ class LocalLog:
         *,
         read_only: bool = False,
         auto_create_partitions: int | None = DEFAULT_PARTITIONS,
+        session_timeout_ms: int = limits.SESSION_TIMEOUT_MS,
     ) -> LocalLog:
         """The log in the directory `path`, made when missing; read-only: beside the process that has it open. Raises
         StateDirError."""
@@ -58,6 +71,7 @@ class LocalLog:
             clock,
             log_id=f"{path}-{clock.wall_ms()}",
             auto_create_partitions=auto_create_partitions,
+            session_timeout_ms=session_timeout_ms,
             read_only=read_only,
         )
         return cls(broker, clock, DirectWire(), Random(0))

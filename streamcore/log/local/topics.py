@@ -3,8 +3,8 @@
 Invariants:
 - A topic's number is never used twice and names it in every key: a recreated topic has a new number, a new id and
   no records, and nothing that held the old number (an open transaction) reaches it.
-- Settings other than those the model obeys (message.timestamp.type, max.message.bytes) are kept and shown, and have
-  no effect: nothing is deleted by retention and nothing is compacted.
+- Settings other than those the model obeys (message.timestamp.type and .after.max.ms, max.message.bytes) are kept and
+  shown, and have no effect: nothing is deleted by retention and nothing is compacted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from typing import Final
 
-from streamcore.errors import SettingsError, TopicError
+from streamcore.errors import TopicError
 from streamcore.log.local import storage as keys
 from streamcore.log.local.partition import Partition
 from streamcore.log.local.records import Facts, TopicRecord, decode_topic, encode
@@ -25,24 +25,42 @@ from streamcore.types import TopicPartition
 
 DEFAULTS: Final[Mapping[str, str]] = {
     "cleanup.policy": "delete",
+    "compression.gzip.level": "-1",
+    "compression.lz4.level": "9",
     "compression.type": "producer",
+    "compression.zstd.level": "3",
+    "delete.retention.ms": "86400000",
+    "file.delete.delay.ms": "60000",
+    "flush.messages": "9223372036854775807",
+    "flush.ms": "9223372036854775807",
+    "follower.replication.throttled.replicas": "",
+    "index.interval.bytes": "4096",
+    "leader.replication.throttled.replicas": "",
+    "local.retention.bytes": "-2",
+    "local.retention.ms": "-2",
+    "max.compaction.lag.ms": "9223372036854775807",
     "max.message.bytes": "1048588",
+    "message.timestamp.after.max.ms": "3600000",
+    "message.timestamp.before.max.ms": "9223372036854775807",
     "message.timestamp.type": "CreateTime",
+    "min.cleanable.dirty.ratio": "0.5",
+    "min.compaction.lag.ms": "0",
     "min.insync.replicas": "1",
+    "preallocate": "false",
+    "remote.log.copy.disable": "false",
+    "remote.log.delete.on.disable": "false",
+    "remote.storage.enable": "false",
     "retention.bytes": "-1",
     "retention.ms": "604800000",
     "segment.bytes": "1073741824",
+    "segment.index.bytes": "10485760",
+    "segment.jitter.ms": "0",
     "segment.ms": "604800000",
+    "unclean.leader.election.enable": "false",
 }
+"""Every setting a topic can have, as Apache Kafka 4.3 has them by default."""
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
-_INTEGERS: Final = {
-    "max.message.bytes",
-    "min.insync.replicas",
-    "retention.bytes",
-    "retention.ms",
-    "segment.bytes",
-    "segment.ms",
-}
+_WHOLE: Final = re.compile(r"-?\d+")
 
 
 class Topic:
@@ -55,6 +73,8 @@ class Topic:
         config = {**DEFAULTS, **record.config}
         self.append_time = config["message.timestamp.type"] == "LogAppendTime"
         self.max_message_bytes = int(config["max.message.bytes"])
+        self.max_ahead_ms = int(config["message.timestamp.after.max.ms"])
+        """How far a record's time may be ahead of the broker's clock."""
 
 
 class Topics:
@@ -94,7 +114,7 @@ class Topics:
         return None if topic is None else topic.partitions[partition]
 
     def create(self, batch: Batch, name: str, partitions: int, config: Mapping[str, str]) -> Topic:
-        """One that exists is returned as it is. Raises TopicError, SettingsError."""
+        """One that exists is returned as it is. Raises TopicError."""
         existing = self._by_name.get(name)
         if existing is not None:
             return existing
@@ -134,10 +154,13 @@ def _check(name: str, partitions: int, config: Mapping[str, str]) -> None:
     if partitions < 1:
         raise TopicError(f"topic {name} cannot have {partitions} partitions", "give it one at least")
     for setting, value in config.items():
-        if setting in _INTEGERS and not re.fullmatch(r"-?\d+", value):
-            raise SettingsError(f"setting {setting} of topic {name} is {value!r}", "give it a whole number")
+        default = DEFAULTS.get(setting)
+        if default is None:
+            raise TopicError(f"{setting} of topic {name} is no setting of a topic", "check the spelling")
+        if _WHOLE.fullmatch(default) and not _WHOLE.fullmatch(value):
+            raise TopicError(f"setting {setting} of topic {name} is {value!r}", "give it a whole number")
     if config.get("message.timestamp.type", "CreateTime") not in ("CreateTime", "LogAppendTime"):
-        raise SettingsError(
+        raise TopicError(
             f"setting message.timestamp.type of topic {name} is {config['message.timestamp.type']!r}",
             "allowed are CreateTime and LogAppendTime",
         )

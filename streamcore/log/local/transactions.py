@@ -70,7 +70,7 @@ class Transactions:
         self, batch: Batch, producer: int, epoch: int, tps: Iterable[TopicPartition], now_s: float
     ) -> None:
         record = self._valid(producer, epoch)
-        added = [(self._topics.get(tp.topic).record.number, int(tp.partition)) for tp in tps]
+        added = [self._place(tp) for tp in tps]
         self._open(record, now_s)
         record.partitions.extend(p for p in added if p not in record.partitions)
         self._save(batch, record)
@@ -158,6 +158,10 @@ class Transactions:
                 "make a new producer; if the group has lost us too, step aside",
             )
         return record
+
+    def _place(self, tp: TopicPartition) -> tuple[int, int]:
+        self._topics.partition(tp)
+        return self._topics.get(tp.topic).record.number, int(tp.partition)
 
     def _open(self, record: TransactionRecord, now_s: float) -> None:
         if record.state != ONGOING:
