@@ -53,8 +53,9 @@ class Show:
         Raises LogUnavailable when that does not come within a transaction's timeout."""
         deadline = self._clock.monotonic_s() + limits.TRANSACTION_TIMEOUT_MS / 1000 + limits.CALL_TIMEOUT_S
         while self._clock.monotonic_s() < deadline:
-            if self.step(timeout_s=0.1) and self._all_decided():
+            if self.step() and self._all_decided():
                 return
+            self.step(timeout_s=0.05)
         raise LogUnavailable("the shown topics' last records are still undecided", "look for a transaction left open")
 
     def close(self) -> None:
