@@ -25,13 +25,13 @@ from typing import Protocol
 from streamcore.errors import broken
 from streamcore.operators import stateless
 from streamcore.operators.batch import Batch
+from streamcore.operators.dedupe import Counters, DedupeStep
 from streamcore.operators.endpoints import regroup_step, sink_step
 from streamcore.operators.keyed import AggregateStep
 from streamcore.operators.process import Context, ProcessStep
 from streamcore.operators.records import records_step
 from streamcore.operators.stateless import Run
 from streamcore.sink.outbox import Outbox
-from streamcore.state.rows import Rows
 from streamcore.state.store import Delta, Store
 from streamcore.topology.nodes import (
     Aggregate,
@@ -52,12 +52,6 @@ from streamcore.topology.nodes import (
 )
 from streamcore.topology.plan import Plan, Stage, shuffle_topic
 from streamcore.types import TaskId, TopicPartition
-
-
-class Counters(Protocol):
-    """What steps count, a batch at a time (observe.metrics.Metrics)."""
-
-    def deduped(self, step: str, accepted: int, duplicates: int, too_old: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +208,8 @@ class _Compiler:
         if isinstance(node, Aggregate):
             return AggregateStep(node, then, column, self._plan.registry.codec(node.accumulator), self._tp)
         if isinstance(node, Process):
-            rows = Rows(node.state.__schema__, self._plan.registry, node.name)
-            return ProcessStep(node, then, column, rows, Context(self._env.random), self._env.now_ms)
+            context = Context(self._env.random)
+            return ProcessStep(node, then, column, self._plan.registry, context, self._env.now_ms)
+        if isinstance(node, Dedupe):
+            return DedupeStep(node, then, column, self._env.counters)
         return broken(f"no operator for a {node.kind} step")

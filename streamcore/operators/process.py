@@ -7,7 +7,7 @@ still be undone with the slice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import compress, repeat
 from operator import sub
@@ -16,15 +16,18 @@ from types import GeneratorType
 from typing import Any, Final
 from uuid import UUID
 
+from streamcore.codecs.dynamic import Registry
 from streamcore.errors import TopologyError
 from streamcore.operators.batch import Batch
 from streamcore.operators.errors import refuse
+from streamcore.operators.maps import MapField, View
 from streamcore.operators.stateless import Run, as_list, repeated
 from streamcore.operators.states import Columns, StateObjects, changed
+from streamcore.state.keys import encode_keys, state_keys
 from streamcore.state.overlay import ABSENT, Overlay
-from streamcore.state.rows import Rows
+from streamcore.state.rows import VERSIONS_KEY, Entries, Rows, check_versions
 from streamcore.state.store import Column, Delta
-from streamcore.topology.nodes import Process
+from streamcore.topology.nodes import Process, StateSchema
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _AS_THEY_ARE: Final = frozenset((list, tuple, GeneratorType))
@@ -64,29 +67,37 @@ class Context:
 
 
 class ProcessStep:
-    def __init__(self, node: Process, then: Run, column: Column, rows: Rows, context: Context, now_ms: Any) -> None:
+    def __init__(
+        self, node: Process, then: Run, column: Column, registry: Registry, context: Context, now_ms: Callable[[], int]
+    ) -> None:
+        """Raises StateMismatch for state saved by a version that the code cannot read."""
+        schema: StateSchema = node.state.__schema__
+        rows = Rows(schema, registry, node.name)
         self.name = node.name
         self._on_event = node.on_event
         self._then = then
         self._context = context
         self._now_ms = now_ms
         self._rows = rows
-        self._objects = StateObjects(node.state, node.state.__schema__)
+        self._objects = StateObjects(node.state, schema)
         self._immutable = self._objects.immutable
         self._defaults = rows.defaults()
         self._overlay = Overlay(node.name, column, rows, lambda values: self._immutable)
+        self._maps = [
+            MapField(f, Entries(schema, f, registry, node.name), column, node.name) for f in self._objects.maps
+        ]
+        self._versions = check_versions(column, schema, node.name)
+        """To be written with the next change."""
+        self._views: list[list[View]] = []
 
     def run(self, batch: Batch) -> None:
         keys = batch.keys or []
         distinct = list(dict.fromkeys(keys))
         try:
             rows = self._overlay.read(distinct)
-            absent = ABSENT in rows
-            if absent:
-                rows = [self._fresh() if row is ABSENT else row for row in rows]
-            objects, before = self._objects.make(rows)
+            objects, before = self._made(distinct, rows)
             out, ends = self._called(batch, dict(zip(distinct, objects, strict=True)))
-            self._write(distinct, objects, before)
+            self._write(distinct, rows, objects, before)
         except Exception as error:
             refuse(self.name, error)
         if out:
@@ -100,7 +111,8 @@ class ProcessStep:
         ends: list[int] = []
         extend, ended = out.extend, ends.append
         origins = batch.origins if batch.origins is not None else repeat(None)
-        for key, value, time_ms, origin in zip(batch.keys or [], batch.values, batch.times, origins):  # noqa: B905
+        records = zip(batch.keys or [], batch.values, batch.times, origins)  # noqa: B905 - origins may be endless
+        for key, value, time_ms, origin in records:
             context.key = key
             context.time_ms = time_ms
             context.origin = origin
@@ -110,46 +122,77 @@ class ProcessStep:
             ended(len(out))
         return out, ends
 
-    def _write(self, keys: list[Any], objects: list[Any], before: Columns) -> None:
+    def _made(self, keys: list[Any], rows: list[Any]) -> tuple[list[Any], Columns]:
+        """State objects of these keys, and their Values as they are before the function runs."""
+        fresh = [self._fresh() if row is ABSENT else row for row in rows] if ABSENT in rows else rows
+        objects, before = self._objects.make(fresh)
+        if self._maps:
+            at = state_keys(encode_keys(keys))
+            self._views = [list(map(field.view, at)) for field in self._maps]
+            for spec, views in zip(self._objects.maps, self._views, strict=True):
+                self._objects.set(spec, objects, views)
+        return objects, before
+
+    def _fresh(self) -> Sequence[Any]:
+        return self._defaults if self._immutable else self._rows.defaults()
+
+    def _write(self, keys: list[Any], rows: list[Any], objects: list[Any], before: Columns) -> None:
+        """What the function has changed, into the slice."""
+        for field, spec, views in zip(self._maps, self._objects.maps, self._views, strict=True):
+            self._objects.check_maps(spec, objects, views)
+            field.seal(views)
         if not before:
             return
         after = self._objects.read(objects)
         if self._immutable:
             flags = changed(before, after)
-            keys = list(compress(keys, flags))
+        else:  # an object of before may have changed in place: it is written, and compared as bytes
+            flags = [row is not ABSENT or list(new) != self._defaults for row, *new in zip(rows, *after, strict=True)]
+        if True in flags:
             after = [list(compress(column, flags)) for column in after]
-        if keys:
             self._objects.check(after)
-            self._overlay.write(dict(zip(keys, zip(*after, strict=True), strict=True)))
-
-    def _fresh(self) -> Sequence[Any]:
-        return self._defaults if self._immutable else self._rows.defaults()
+            self._overlay.write(dict(zip(compress(keys, flags), zip(*after, strict=True), strict=True)))
 
     def peek(self, key: Any) -> Any:
         """The state object of a key as it stands, for tests."""
-        (row,) = self._overlay.read([key])
-        return self._objects.make([self._fresh() if row is ABSENT else row])[0][0]
+        return self._made([key], self._overlay.read([key]))[0][0]
 
     # --- slices and epochs ------------------------------------------------------------------------------------
 
     def keep(self) -> None:
         self._overlay.keep()
+        for field in self._maps:
+            field.keep()
 
     def undo(self) -> None:
         self._overlay.undo()
+        for field in self._maps:
+            field.undo()
 
     def drain(self) -> Delta:
-        return self._overlay.drain()
+        delta = self._overlay.drain()
+        for field in self._maps:
+            entries = field.drain()
+            delta = Delta(delta.keys + entries.keys, delta.values + entries.values)
+        if delta and self._versions is not None:
+            delta = Delta([*delta.keys, VERSIONS_KEY], [*delta.values, self._versions])
+        return delta
 
     def committed(self) -> None:
+        if self._overlay.size_bytes or any(field.size_bytes for field in self._maps):
+            self._versions = None  # written with them
         self._overlay.committed()
+        for field in self._maps:
+            field.forget()
 
     def drop(self) -> None:
         self._overlay.drop()
+        for field in self._maps:
+            field.forget()
 
     @property
     def size_bytes(self) -> int:
-        return self._overlay.size_bytes
+        return self._overlay.size_bytes + sum(field.size_bytes for field in self._maps)
 
 
 def _spread(batch: Batch, out: list[Any], ends: list[int]) -> Batch:

@@ -52,6 +52,14 @@ class StateObjects:
         """Raises AttributeError where a function has deleted a field."""
         return [list(map(getter, objects)) for getter in self._getters]
 
+    def check_maps(self, field: FieldSpec, objects: list[Any], views: Sequence[Any]) -> None:
+        """Raises TypeError where a function has put something else in a Map's place: it would be lost."""
+        if any(map(is_not, map(attrgetter(field.name), objects), views)):
+            raise TypeError(
+                f"{self._class.__name__}.{field.name} was assigned: it is a Map, whose entries are assigned "
+                f"(state.{field.name}[key] = value), or state.{field.name}.clear()"
+            )
+
     def check(self, columns: Columns) -> None:
         """Raises TypeError for a value of another type than its field's, naming both."""
         for field, classes, check, column in zip(self.values, self._classes, self._checks, columns, strict=True):
