@@ -27,7 +27,10 @@ class Registry:
             found += (value for value in usercode.referenced(f) if kinds.is_record_class(value))
         self.classes: Final = tuple(dict.fromkeys(part for of in found for part in kinds.parts(of)))
         self._typed: dict[Any, TypedCodec | None] = {}
-        self._tagged = TaggedCodec(Tagged(self.classes, self._typed_codec), self._typed_codec)
+        tagged = Tagged(self._typed_codec)
+        self._tagged = TaggedCodec(tagged, self._typed_codec)
+        for owner in self.classes:
+            tagged.register(owner)
 
     def codec(self, of: Any, *, trusted: bool = False) -> ColumnCodec:
         """The codec of a type, or of UNKNOWN. `trusted`: the values come as a topic's codec decoded them, so that

@@ -47,7 +47,7 @@ class Typed(Protocol):
 class Tagged:
     """For one thread. `typed` gives a class's codec, or None where some field's type is not known."""
 
-    def __init__(self, classes: Iterable[type[Any]], typed: Callable[[type[Any]], Typed | None]) -> None:
+    def __init__(self, typed: Callable[[type[Any]], Typed | None]) -> None:
         self._typed = typed
         self._by_name: dict[str, type[Any] | None] = {}
         self._writers: dict[type[Any], Callable[[Any], Any]] = {
@@ -82,8 +82,6 @@ class Tagged:
             _MEMBER: self._read_member,
         }
         self._decode = msgspec.msgpack.Decoder(ext_hook=self._read).decode
-        for owner in classes:
-            self._register(owner)
 
     def encode(self, value: Any) -> bytes:
         """Raises TypeError for a value of a class that the job's code does not name. A list is tagged item by item."""
@@ -111,7 +109,8 @@ class Tagged:
             raise ValueError("not a list of tagged values")
         return values  # pyright: ignore[reportUnknownVariableType]
 
-    def _register(self, owner: type[Any]) -> None:
+    def register(self, owner: type[Any]) -> None:
+        """From here on values of the class can be written and read."""
         full = kinds.class_name(owner)
         for name in {full, owner.__qualname__}:
             self._by_name[name] = None if self._by_name.get(name, owner) is not owner else owner
