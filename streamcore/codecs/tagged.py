@@ -141,9 +141,10 @@ class Tagged:
         return Ext(code, _encode(list(map(self._prepared, values))))
 
     def _dict(self, value: dict[Any, Any]) -> Any:
-        if PLAIN.issuperset(map(type, value)):
-            return {_int(k) if type(k) is int else k: self._prepared(v) for k, v in value.items()}
-        return Ext(11, _encode([(self._prepared(k), self._prepared(v)) for k, v in value.items()]))
+        keys = list(map(self._prepared, value))
+        if any(type(key) is Ext for key in keys):
+            return Ext(11, _encode(list(zip(keys, map(self._prepared, value.values()), strict=True))))
+        return dict(zip(keys, map(self._prepared, value.values()), strict=True))
 
     def _two_of_a_name(self, value: object) -> Any:
         name = kinds.class_name(type(value))
