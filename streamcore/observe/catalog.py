@@ -39,7 +39,7 @@ RECORDS_IN: Final = Spec(
 RECORDS_OUT: Final = Spec(
     "streamcore_records_out",
     "counter",
-    "Records produced to a topic in epochs that were committed",
+    "Records produced to a topic, those of undone epochs included (its readers see the committed ones)",
     "Compare with records in; a sudden ratio is a change in the input or in a filter.",
     ("topic",),
 )
@@ -96,7 +96,7 @@ BATCH: Final = Spec(
 OVERLAY: Final = Spec(
     "streamcore_overlay_bytes",
     "gauge",
-    "Estimated size of the open epoch's uncommitted state, all tasks",
+    "Estimated size of the last epoch's state changes and outputs when it was closed, all tasks",
     "Many different keys an epoch, or large values. A shorter commit interval bounds it sooner.",
 )
 JOURNAL: Final = Spec(

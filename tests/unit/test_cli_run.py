@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
+from urllib.request import urlopen
 
 import pytest
 from typer.testing import CliRunner
@@ -70,6 +72,12 @@ def eventually(what: Callable[[], T | None], seconds: float = 60.0) -> T:
         if found is not None:
             return found
     raise AssertionError("did not happen in time")
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
 
 
 def counted(output: str) -> dict[str, int]:
@@ -150,13 +158,19 @@ def test_help_lists_the_exit_codes() -> None:
 
 def test_a_running_job_can_be_watched_and_stopped() -> None:
     Path("text").write_text("to be or not to be\n")
-    process = start("run", "count.py:job", "--feed", "lines=text", "--show", "counts")
+    port = free_port()
+    process = start("run", "count.py:job", "--feed", "lines=text", "--show", "counts", "--metrics-port", str(port))
     try:
         eventually(lambda: Path(".streamcore/log.local/CURRENT").exists() or None)
         eventually(lambda: (process.poll() is None and _count_records() == 4) or None)
         tasks = json.loads(streamcore("status", "words", "--json"))
         assert {task["stage"] for task in tasks} == {"lines", "by-word"}
         assert sum(task["lag"] for task in tasks) == 0
+        with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            scraped = answer.read().decode()
+        assert 'streamcore_records_in_total{topic="lines"} 1.0' in scraped
+        assert 'streamcore_records_out_total{topic="counts"} 4.0' in scraped
+        assert "streamcore_tasks 8.0" in scraped
         message = streamcore("topics", "produce", "lines", "text", code=EXIT_STOP)
         assert "in use by process" in message
         message = streamcore("reset", "words", "--yes", code=EXIT_STOP)
