@@ -49,9 +49,10 @@ KEY_CACHE_ENTRIES = 100_000
 INBOX_RECENT_IDS = 100_000
 """Ids an inbox keeps exactly, over epochs."""
 INBOX_FILTER_BYTES = 16 << 20
-"""An inbox's filter: 8 bytes an id keep 19 of 20 new ones from any look at the disk's own filters."""
-INBOX_REBUILD_IDS = 2_000
-"""Ids read back into the filter a batch, after a restart."""
+"""An inbox's largest filter table (all of its tables: a third more): 8 bytes an id keep 19 of 20 new ones from any look
+at the disk's own filters."""
+INBOX_REBUILD_IDS = 20_000
+"""Ids read back into the filter a batch, after a restart: some 10 ms."""
 
 # --- the local state of a whole worker, its dozens of tasks together --------------------------------------------
 STATE_CACHE_BYTES = 64 << 20

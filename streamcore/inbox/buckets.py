@@ -33,9 +33,11 @@ class Timeline(msgspec.Struct, frozen=True, array_like=True):
     """Ids that arrived before this stream time have been dropped."""
     buckets: dict[int, int] = {}
     """Start to end (exclusive) of those that hold an id, in order of opening. Never changed in place."""
+    ids: int = 0
+    """About how many they hold, for the size of the filter; counted when it is saved."""
 
-    def encode(self) -> bytes:
-        return _FORMAT + msgspec.msgpack.encode(self)
+    def encode(self, ids: int) -> bytes:
+        return _FORMAT + msgspec.msgpack.encode((self.stream_ms, self.dropped_ms, self.buckets, ids))
 
     def at(self, stream_ms: int, width_ms: int) -> Timeline:
         """Time has come to `stream_ms`, which is not before the present: old buckets are dropped."""

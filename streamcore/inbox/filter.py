@@ -1,10 +1,9 @@
 """A bloom filter that knows ages: which is the newest bucket that may hold an id?
 
-A cell is the age (1 to 255; 0 is none) of the newest bucket that touched it, an id touches two cells, and so an id of
-age a finds both at a or above. One look answers for all buckets; what is older than the oldest bucket counts as empty,
-so that a dropped bucket needs no clearing. The table grows by repeating itself: a cell's number is its hash cut to
-size, so each part answers for what the whole did. As ids repeated that way thin out only when their buckets go, it
-begins large and grows in few steps.
+A cell is the age (1 to 255; 0 is none) of the newest bucket that touched it, an id touches two cells of one table, and
+so an id of age a finds both at a or above. One look answers for all buckets; what is older than the oldest bucket
+counts as empty, so that a dropped bucket needs no clearing. When a table is full, a larger one takes the new ids, and
+the old one is asked too for as long as it knows an age that counts.
 
 Hashes are Python's of bytes, different in each process: nothing here is saved.
 """
@@ -22,43 +21,83 @@ _SHIFT: Final = 24
 _START_BYTES: Final = 1 << 20
 _GROWTH: Final = 4
 _CELLS_AN_ID: Final = 8
-"""A fifth of the cells in use: 1 new id in 20 looks like a known one (1 in 6 just before a table grown is full)."""
+"""A full table has a fifth of its cells in use: 1 new id in 20 looks like a known one."""
 
 
 class AgeFilter:
-    def __init__(self, most_bytes: int) -> None:
-        invariant(0 < most_bytes <= 1 << _SHIFT and most_bytes.bit_count() == 1, "a filter's size is a power of two")
+    def __init__(self, ids: int, most_bytes: int) -> None:
+        """With room for `ids`; `most_bytes` bounds the largest table, and beyond it more new ids look like known
+        ones."""
+        invariant(0 < most_bytes <= 1 << _SHIFT and most_bytes.bit_count() == 1, "a table's size is a power of two")
         self._most = most_bytes
-        self._cells = bytearray(min(_START_BYTES, most_bytes))
+        size = min(_START_BYTES, most_bytes)
+        while size < ids * _CELLS_AN_ID and size < most_bytes:
+            size = min(size * _GROWTH, most_bytes)
+        self._tables = [bytearray(size)]
+        self._newest = [0]
+        """The newest age in each table."""
 
     @property
     def size_bytes(self) -> int:
-        return len(self._cells)
+        return sum(map(len, self._tables))
 
-    def reserve(self, ids: int) -> None:
-        """Grow, up to the bound, to hold so many; beyond it more new ids look like known ones."""
-        while len(self._cells) < ids * _CELLS_AN_ID and len(self._cells) * _GROWTH <= self._most:
-            self._cells = self._cells * _GROWTH
+    def reserve(self, ids: int, oldest: int) -> None:
+        """There are to be so many ids, the oldest of this age: begin a larger table when they do not fit."""
+        while len(self._tables) > 1 and self._newest[0] < oldest:
+            del self._tables[0], self._newest[0]
+        size = len(self._tables[-1])
+        if self.size_bytes < ids * _CELLS_AN_ID and size < self._most:
+            self._tables.append(bytearray(min(size * _GROWTH, self._most)))
+            self._newest.append(0)
 
     def suspects(self, hashes: list[int], oldest: int) -> list[int]:
-        """The places in `hashes` of those that may have been added at the age `oldest` or later."""
-        cells, mask = self._cells, len(self._cells) - 1
-        return [i for i, h in enumerate(hashes) if cells[h & mask] >= oldest and cells[(h >> _SHIFT) & mask] >= oldest]
+        """The places in `hashes` of those that may have been added at the age `oldest` or later, in order."""
+        found = _suspects(self._tables[-1], hashes, oldest)
+        for table in self._tables[:-1]:
+            more = _suspects(table, hashes, oldest)
+            found = sorted({*found, *more}) if more else found
+        return found
 
     def newest(self, hashed: int) -> int:
         """No later age than this holds it; 0: none does."""
-        mask = len(self._cells) - 1
-        return min(self._cells[hashed & mask], self._cells[(hashed >> _SHIFT) & mask])
+        return max(_newest(table, hashed) for table in self._tables)
 
     def add(self, hashes: list[int], age: int) -> None:
-        cells, mask = self._cells, len(self._cells) - 1
-        for h in hashes:
-            one, other = h & mask, (h >> _SHIFT) & mask
-            if cells[one] < age:
-                cells[one] = age
-            if cells[other] < age:
-                cells[other] = age
+        table = self._tables[-1]
+        if age >= self._newest[-1]:
+            self._newest[-1] = age
+            _put_newest(table, hashes, age)
+        else:
+            _put(table, hashes, age)
 
     def rejuvenate(self, years: int) -> None:
         """All ages less by so many: room for newer ones."""
-        self._cells = self._cells.translate(bytes(max(0, age - years) for age in range(NEWEST_AGE + 1)))
+        younger = bytes(max(0, age - years) for age in range(NEWEST_AGE + 1))
+        self._tables = [table.translate(younger) for table in self._tables]
+        self._newest = [max(0, age - years) for age in self._newest]
+
+
+def _suspects(table: bytearray, hashes: list[int], oldest: int) -> list[int]:
+    mask = len(table) - 1
+    return [i for i, h in enumerate(hashes) if table[h & mask] >= oldest and table[(h >> _SHIFT) & mask] >= oldest]
+
+
+def _newest(table: bytearray, hashed: int) -> int:
+    mask = len(table) - 1
+    return min(table[hashed & mask], table[(hashed >> _SHIFT) & mask])
+
+
+def _put_newest(table: bytearray, hashes: list[int], age: int) -> None:
+    mask = len(table) - 1
+    for h in hashes:
+        table[h & mask] = age
+        table[(h >> _SHIFT) & mask] = age
+
+
+def _put(table: bytearray, hashes: list[int], age: int) -> None:
+    """Where newer ages may stand already."""
+    mask = len(table) - 1
+    for h in hashes:
+        for cell in (h & mask, (h >> _SHIFT) & mask):
+            if table[cell] < age:
+                table[cell] = age

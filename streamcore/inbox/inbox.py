@@ -73,8 +73,8 @@ class Inbox:
         self._keep = keep_ms
         self._width = -(-keep_ms // BUCKETS)
         self._half = max(1, recent_ids // 2)
-        self._filter = AgeFilter(filter_bytes)
         self._saved = decode_timeline(column.get(TIMELINE_KEY), step)
+        self._filter = AgeFilter(self._saved.ids, filter_bytes)
         self._now = self._saved
         self._counts: Counts = Counts()
         self._saved_counts: Counts = self._counts
@@ -135,23 +135,26 @@ class Inbox:
         gone = [start for start in self._saved.buckets if start not in buckets]
         values: list[bytes | None] = [b""] * len(keys)
         ranges = [(bucket_prefix(start), bucket_prefix(start + 1)) for start in gone]
-        return Delta([*keys, TIMELINE_KEY], [*values, self._now.encode()], ranges)
+        held = sum(bucket.ids for start, bucket in self._disk.items() if start in buckets)
+        return Delta([*keys, TIMELINE_KEY], [*values, self._now.encode(held + len(keys))], ranges)
 
     def committed(self) -> None:
         """The epoch is decided and applied."""
         for start in self._disk.keys() - self._now.buckets.keys():
             self._forget(start)
-        by_bucket: dict[int, list[bytes]] = {start: [] for start in sorted(self._now.buckets)}
-        for key, start in self._open.items():
-            if start in by_bucket:
-                by_bucket[start].append(key)
-        for start, keys in by_bucket.items():
-            if keys:
-                self._remember(start, keys)
+        for start, keys in self._accepted():
+            self._remember(start, keys)
         self._keep_recent()
         self._saved, self._saved_counts = self._now, self._counts
         self._open = {}
         self.mark()
+
+    def _accepted(self) -> Iterator[tuple[int, list[bytes]]]:
+        """The epoch's ids by bucket, the oldest first, without those whose bucket went within it."""
+        starts = set(self._open.values())
+        for start in sorted(starts & self._now.buckets.keys()):
+            keys = list(self._open) if len(starts) == 1 else [key for key, at in self._open.items() if at == start]
+            yield start, keys
 
     def drop(self) -> None:
         """The epoch is undone: back to what the column says."""
@@ -213,10 +216,15 @@ class Inbox:
         if not known and opened.keys().isdisjoint(keys):
             fresh = dict.fromkeys(keys, self._start)
             if len(fresh) == len(keys):
-                self._accept(keys, fresh)
+                self._open_bucket(keys)
+                opened.update(fresh)
                 return [ACCEPTED] * len(keys)
+        return self._one_by_one(keys, known)
+
+    def _one_by_one(self, keys: list[bytes], known: set[bytes]) -> list[int]:
+        """Where some are known, or stand there twice."""
         verdicts: list[int] = []
-        buckets, start = self._now.buckets, self._start
+        buckets, start, opened = self._now.buckets, self._start, self._open
         accepted: dict[bytes, int] = {}
         for key in keys:
             if key in known or key in accepted or opened.get(key) in buckets:
@@ -224,18 +232,17 @@ class Inbox:
             else:
                 accepted[key] = start
                 verdicts.append(ACCEPTED)
-        self._accept(list(accepted), accepted)
+        if accepted:
+            # An id can stand in the epoch already, in a bucket that went within it.
+            before = {key: opened[key] for key in opened.keys() & accepted.keys() - set(self._slice)}
+            self._replaced = {**before, **self._replaced}
+            self._open_bucket(list(accepted))
+            opened.update(accepted)
         return verdicts
 
-    def _accept(self, keys: list[bytes], fresh: dict[bytes, int]) -> None:
-        if not keys:
-            return
+    def _open_bucket(self, keys: list[bytes]) -> None:
+        """These arrive in the present bucket."""
         self._now = self._now.holding(self._start, self._width)
-        if not self._open.keys().isdisjoint(keys):  # their bucket went within this epoch
-            here = set(self._slice)
-            again = [key for key in keys if key in self._open and key not in here]
-            self._replaced.update((key, self._open[key]) for key in again if key not in self._replaced)
-        self._open.update(fresh)
         self._slice += keys
 
     def _count(self, verdicts: list[int]) -> None:
@@ -296,7 +303,8 @@ class Inbox:
 
     def _fill(self, bucket: _Bucket, hashes: list[int]) -> None:
         bucket.ids += len(hashes)
-        self._filter.reserve(sum(one.ids for one in self._disk.values()))
+        oldest = min(one.age for one in self._disk.values())
+        self._filter.reserve(sum(one.ids for one in self._disk.values()), oldest)
         self._filter.add(hashes, bucket.age)
 
     def _forget(self, start: int) -> None:

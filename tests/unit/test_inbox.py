@@ -318,21 +318,38 @@ def test_after_a_restart_the_filter_comes_back_bit_by_bit(monkeypatch: pytest.Mo
 
 
 def test_the_filter_never_denies_what_it_was_given_and_keeps_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    random = Random(1)
     monkeypatch.setattr(filter_module, "_START_BYTES", 1 << 10)
-    made = AgeFilter(1 << 14)
+    random = Random(1)
+    made = AgeFilter(0, 1 << 14)
     hashes: dict[int, int] = {}
     for age in range(1, 200):
         fresh = [random.getrandbits(63) - (1 << 62) for _ in range(100)]
-        hashes.update(dict.fromkeys(fresh, age))
-        made.reserve(len(hashes))
-        made.add(fresh, age)
-    assert made.size_bytes == 1 << 14
+        hashes.update(dict.fromkeys(fresh, max(1, age - age % 3)))
+        made.reserve(len(hashes), 1)
+        made.add(fresh, max(1, age - age % 3))
+    assert made.size_bytes == (1 << 10) + (1 << 12) + (1 << 14)
     assert all(made.newest(h) >= age for h, age in hashes.items())
     assert made.suspects(list(hashes), 1) == list(range(len(hashes)))
     young = [h for h, age in hashes.items() if age >= 150]
     made.rejuvenate(149)
     assert made.suspects(young, 1) == list(range(len(young)))
+    made.reserve(100, 1)
+    assert made.size_bytes == 1 << 14
+
+
+def test_few_new_ids_look_like_known_ones_however_the_filter_grew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filter_module, "_START_BYTES", 1 << 10)
+    random = Random(1)
+    grown, whole = AgeFilter(0, 1 << 16), AgeFilter(8_000, 1 << 16)
+    for total in range(100, 8_001, 100):
+        fresh = [random.getrandbits(64) for _ in range(100)]
+        for made in (grown, whole):
+            made.reserve(total, 1)
+            made.add(fresh, 1)
+    others = [random.getrandbits(64) for _ in range(10_000)]
+    assert len(whole.suspects(others, 1)) < 600
+    assert len(grown.suspects(others, 1)) < 1_600  # three tables
+    assert whole.suspects(others, 2) == []
 
 
 def test_hundreds_of_buckets_pass_and_ids_stay_known(host: Host) -> None:
