@@ -12,7 +12,6 @@ that leads back from the metadata's frame count, so frames are kept until the me
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
 
 from streamcore.errors import OffsetsLost, invariant
 from streamcore.log.metadata import Metadata
@@ -46,7 +45,7 @@ class Replay:
         self._mark = store.mark()
         self._confirmed = self._mark is None
         self._waiting: dict[Offset, Assembled] = {}
-        self.origin: dict[str, Any] | None = None
+        self.origin: Origin | None = None
         self.frames = 0
         self.verdict = Verdict.MORE
         if target is None:

@@ -14,6 +14,7 @@ Belongs to the processing thread, as does all it holds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from streamcore import limits
 from streamcore.clock import Clock, Entropy
@@ -26,7 +27,8 @@ from streamcore.operators.errors import StepFailed
 from streamcore.runtime.failures import Failures
 from streamcore.sink.outbox import Outbox
 from streamcore.source.decode import DecodeFailed, decode, decode_shuffle, slice_of
-from streamcore.state.store import Delta, Store
+from streamcore.state.keys import encode_key, state_keys
+from streamcore.state.store import Delta, Store, prefix_end
 from streamcore.topology.nodes import Records, Source
 from streamcore.topology.plan import Plan, Stage
 from streamcore.types import Epoch, TaskId
@@ -49,6 +51,7 @@ class SliceRunner:
     ) -> None:
         """`partitions`: of each shuffle, by step. `message_bytes`: max.message.bytes of each topic written to."""
         self._stage = stage
+        self._store = store
         self._clock = clock
         self._metrics = metrics
         self._outbox = Outbox(task, message_bytes)
@@ -178,6 +181,11 @@ class SliceRunner:
     def epoch_bytes(self) -> int:
         return self._outbox.epoch_bytes + self._program.dirty_bytes
 
-    def peek(self, step: str, key: object) -> object:
+    def peek(self, step: str, key: Any) -> Any:
         """The state object of a `process` step for a key, for tests; nothing becomes dirty."""
         return self._program.peek(step, key)
+
+    def holds(self, step: str, key: Any) -> bool:
+        """Whether this task has committed something for the key."""
+        (at,) = state_keys([encode_key(key)])
+        return next(iter(self._store.column(step).scan(at, prefix_end(at))), None) is not None

@@ -19,7 +19,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
-
 from streamcore import limits
 from streamcore.clock import Clock, Entropy
 from streamcore.errors import LogUnavailable, OffsetsLost, StateDamaged, TopicError

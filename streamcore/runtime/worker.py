@@ -23,11 +23,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from streamcore import limits
 from streamcore.clock import Clock, Entropy
-from streamcore.errors import RetryError, StreamcoreError
+from streamcore.errors import RetryError, StreamcoreError, TopologyError
 from streamcore.log.port import Consumer, Log, Run
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.commit import Committer
@@ -268,6 +268,7 @@ class Worker:
         if not touched:
             return
         begun = self._clock.monotonic_s()
+        self._metrics.overlay(sum(task.runner.epoch_bytes for task in touched))
         if self._committer.commit(touched):
             self._commits += 1
             taken = self._clock.monotonic_s() - begun
@@ -394,6 +395,14 @@ class Worker:
     def waiting_records(self) -> int:
         """Polled and not yet fed; never more than one poll's."""
         return sum(len(run) - begin for _, run, begin in self._waiting)
+
+    def peek(self, step: str, key: Any) -> Any:
+        """For tests, of the one worker that runs all tasks: the state object of a key of a `process` step."""
+        tasks = [task for task in self._tasks.values() if any(node.name == step for node in task.stage.stateful)]
+        if not tasks:
+            raise TopologyError(f"job {self._plan.job} has no step {step!r} with state", "name a `process` step")
+        found = [task.runner.peek(step, key) for task in tasks if task.runner.holds(step, key)]
+        return found[0] if found else tasks[0].runner.peek(step, key)
 
     def progress(self) -> Progress:
         return Progress(

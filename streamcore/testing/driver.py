@@ -13,7 +13,7 @@ kill -9 and a restart would; the log, and whatever was committed, stay.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -178,6 +178,14 @@ class Driver:
         self._dies_at = ""
         self._worker = None
 
+    def restart(self, job: Job) -> Driver:
+        """Stop the worker, if one runs, and go on with another version of the job: same log, same disk."""
+        if self._worker is not None:
+            self._worker.close()
+            self._worker = None
+        self._plan = job.plan()
+        return self
+
     def lose_disk(self) -> None:
         """Kill the worker and take its local state: a new machine."""
         self._worker = None
@@ -188,10 +196,13 @@ class Driver:
         until it is idle; what is assigned to the returned object goes nowhere."""
         with self._running() as worker:
             worker.drain()
-            return worker.peek(step, kind, key)
+            found: Any = worker.peek(step, key)
+            if not isinstance(found, kind):
+                raise TypeError(f"step {step!r} keeps {type(found).__name__}, not {kind.__name__}")
+            return found
 
     @contextmanager
-    def _running(self) -> Iterator[Worker]:
+    def _running(self) -> Generator[Worker]:
         if self._worker is None:
             self._worker = Worker(
                 self._plan,

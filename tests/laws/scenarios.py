@@ -142,7 +142,7 @@ def deliver_refused(deliver: Callable[[], Any]) -> None:
     """What the broker says to a late request, nobody hears."""
     try:
         deliver()
-    except Exception:  # noqa: BLE001
+    except Exception:
         return
 
 

@@ -124,5 +124,3 @@ def test_an_engine_without_the_law_is_found_out(
     broken(monkeypatch)
     with pytest.raises((AssertionError, StreamcoreError, pytest.fail.Exception)):
         scenario()
-
-
