@@ -173,7 +173,7 @@ def test_reading_where_there_is_no_log_is_refused(path: Path) -> None:
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StateDirError, match="cannot be opened or written"):
+    with pytest.raises(StateDirError, match="cannot be opened, read or written"):
         LocalLog.open(tmp_path / "file" / "log", SystemClock())
 
 
@@ -186,6 +186,26 @@ def test_a_damaged_log_is_refused_and_not_emptied(path: Path) -> None:
     with pytest.raises(StateDirError, match=r"is damaged|cannot be opened"):
         LocalLog.open(path, SystemClock())
     assert set(before) <= set(os.listdir(path))
+
+
+def test_a_block_damaged_on_disk_is_an_error_of_the_read_and_not_the_end_of_the_log(path: Path) -> None:
+    log = LocalLog.open(path, SystemClock())
+    producer = log.producer(None)
+    producer.init(1)
+    for _ in range(80):
+        producer.produce("t", Partition(0), [os.urandom(1_000_000)])
+        producer.flush(1)
+    log.close()
+    log = LocalLog.open(path, SystemClock())
+    for file in path.glob("*.sst"):
+        with file.open("r+b") as damaged:
+            damaged.seek(file.stat().st_size // 2)
+            damaged.write(bytes(4_096))
+    reader = log.reader({T0: Offset(0)})
+    with pytest.raises(StateDirError, match="is damaged"):
+        while reader.poll(10, 0.0):
+            pass
+    log.close()
 
 
 def test_trimming_and_deleting_survive_reopening(path: Path) -> None:

@@ -42,10 +42,10 @@ class RocksStorage:
             raise _refused(path, error) from error
 
     def get(self, key: bytes) -> bytes | None:
-        return self._db.get(key)
+        return _get(self._db, self._path, key)
 
     def scan(self, start: bytes, stop: bytes, floor: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        return _scan(self._db, start, stop, floor)
+        return _scan(self._db, self._path, start, stop, floor)
 
     def write(self, batch: Batch) -> None:
         out = WriteBatch(raw_mode=True)
@@ -94,10 +94,10 @@ class RocksFollower:
         self._seen = self._db.latest_sequence_number()
 
     def get(self, key: bytes) -> bytes | None:
-        return self._db.get(key)
+        return _get(self._db, self._path, key)
 
     def scan(self, start: bytes, stop: bytes, floor: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
-        return _scan(self._db, start, stop, floor)
+        return _scan(self._db, self._path, start, stop, floor)
 
     def write(self, batch: Batch) -> None:
         raise StateDirError(f"the embedded log in {self._path} is open for reading only", "stop the job first")
@@ -138,7 +138,21 @@ def _options() -> Options:
     return options
 
 
-def _scan(db: Rdict, start: bytes, stop: bytes, floor: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+def _get(db: Rdict, path: Path, key: bytes) -> bytes | None:
+    try:
+        return db.get(key)
+    except Exception as error:
+        raise _refused(path, error) from error
+
+
+def _scan(db: Rdict, path: Path, start: bytes, stop: bytes, floor: bytes | None) -> Iterator[tuple[bytes, bytes]]:
+    try:
+        yield from _entries(db, start, stop, floor)
+    except Exception as error:
+        raise _refused(path, error) from error
+
+
+def _entries(db: Rdict, start: bytes, stop: bytes, floor: bytes | None) -> Iterator[tuple[bytes, bytes]]:
     options = ReadOptions()
     options.set_iterate_upper_bound(stop)
     entries = db.iter(options)
@@ -151,6 +165,7 @@ def _scan(db: Rdict, start: bytes, stop: bytes, floor: bytes | None) -> Iterator
     while entries.valid():
         yield entries.key(), entries.value()
         entries.next()
+    entries.status()  # raises what stopped the iteration, if it was not the end
 
 
 def _lock_path(path: Path) -> Path:
@@ -195,6 +210,6 @@ def _refused(path: Path, error: Exception) -> StateDirError:
             "what it holds",
         )
     return StateDirError(
-        f"the embedded log in {path} cannot be opened or written: {text}",
+        f"the embedded log in {path} cannot be opened, read or written: {text}",
         "check that the directory exists, belongs to this user and is writable, or name another by --state-dir",
     )
