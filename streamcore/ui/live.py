@@ -80,11 +80,12 @@ class LiveView:
         now = self._clock.monotonic_s()
         if now >= self._due_s:
             self._due_s = now + REFRESH_S
-            self._live.update(Text(summary(self._job, told, self._rates.of(told))), refresh=True)
+            line = summary(self._job, told, self._rates.of(told))
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
 
     def show(self, lines: list[str]) -> None:
-        for line in lines:
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if lines:
+            self._console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         self._live.stop()
