@@ -20,8 +20,9 @@ from streamcore.runtime import check as checks
 from streamcore.runtime import status as statuses
 from streamcore.runtime.check import Finding
 from streamcore.runtime.status import JobStatus, TaskStatus
-from streamcore.topology.explain import explain as draw
+from streamcore.topology.explain import explain as explained
 from streamcore.topology.plan import Plan
+from streamcore.ui.drawing import draw
 
 MARKS: Final = {"good": "ok  ", "note": "note", "bad": "BAD "}
 
@@ -66,7 +67,10 @@ def explain(
     if settings.kafka.bootstrap is not None or (settings.worker.state_dir / EMBEDDED).exists():
         with opened(settings, SystemClock(), read_only=True) as log, administered(log) as admin:
             partitions = {name: info.partitions for name, info in admin.topics().items()}
-    typer.echo(draw(plan, partitions, mermaid))
+    if mermaid:
+        typer.echo(explained(plan, partitions, mermaid=True), nl=False)
+    else:
+        draw(plan, Console(), partitions)
 
 
 @by_remedy
@@ -102,13 +106,12 @@ def _print(found: JobStatus, now_ms: int) -> None:
     table = Table(
         title=f"job {found.job}: {len(found.members)} workers, {len(found.tasks)} tasks", title_justify="left"
     )
-    for name in ("stage", "partition", "reads", "owner", "epoch", "lag", "last commit"):
+    for name in ("stage", "partition", "owner", "epoch", "lag", "last commit"):
         table.add_column(name, justify="right" if name in ("partition", "epoch", "lag") else "left")
     for task in found.tasks:
         table.add_row(
             task.task.stage,
             str(task.task.partition),
-            task.input.topic,
             task.owner,
             "–" if task.epoch is None else str(task.epoch),
             f"{task.lag:,}",

@@ -16,9 +16,9 @@ from typing import Final
 
 from streamcore import limits
 from streamcore.clock import Clock
-from streamcore.errors import LogUnavailable, OffsetsLost, StopError, TopicError
+from streamcore.errors import LogUnavailable, OffsetsLost, TopicError
 from streamcore.log.port import Admin, Committed, Log, OffsetCommit
-from streamcore.runtime.status import JobTopics, require
+from streamcore.runtime.status import JobTopics, refuse_members, require
 from streamcore.state.frames import Frame, FrameAssembler
 from streamcore.types import Offset, Partition, TaskId, TopicPartition
 
@@ -59,9 +59,7 @@ def plan_recovery(log: Log, admin: Admin, job: str, clock: Clock) -> list[Recove
     topics = require(admin, job)
     if not topics.journals:
         raise OffsetsLost(f"job {job} has no journal to recover from", "`streamcore reset` starts it over")
-    members = admin.members(job)
-    if members:
-        raise StopError(f"job {job} has {len(members)} members", "stop its workers first")
+    refuse_members(admin, job)
     tasks = _last_frames(log, admin, topics, clock)
     _check_inputs(admin, tasks)
     wanted = {

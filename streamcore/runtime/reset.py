@@ -14,7 +14,7 @@ from pathlib import Path
 
 from streamcore.errors import StateDirError, StopError
 from streamcore.log.port import Admin
-from streamcore.runtime.status import job_topics, known_jobs
+from streamcore.runtime.status import job_topics, known_jobs, refuse_members
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,7 @@ class ResetPlan:
 
 def plan_reset(admin: Admin, job: str, state_dir: Path) -> ResetPlan:
     """What would go. Raises StopError when members are alive, or a slot runs on this machine."""
-    members = admin.members(job)
-    if members:
-        who = ", ".join(f"{m.instance_id or m.member_id} on {m.host}" for m in members)
-        raise StopError(
-            f"job {job} has members: {who}",
-            "stop its workers first; one that was killed leaves the group after its session timeout",
-        )
+    refuse_members(admin, job)
     directory = state_dir / job
     _refuse_running(job, directory)
     plan = ResetPlan(job, job in admin.groups(), job_topics(admin, job).all, directory if directory.is_dir() else None)

@@ -84,7 +84,7 @@ class JobStatus:
 def status(log: Log, admin: Admin, job: str, clock: Clock) -> JobStatus:
     topics = require(admin, job)
     members = tuple(admin.members(job))
-    owners = {tp: f"{m.instance_id or m.member_id} on {m.host}" for m in members for tp in m.assignment}
+    owners = {tp: member_name(job, m) for m in members for tp in m.assignment}
     tasks: list[TaskStatus] = []
     for stage, journal in topics.journals.items():
         tps = [TopicPartition(topics.input_topic(stage), Partition(p)) for p in range(journal.partitions)]
@@ -94,6 +94,24 @@ def status(log: Log, admin: Admin, job: str, clock: Clock) -> JobStatus:
             _task(log, journal.name, stage, tp, committed.get(tp), owners.get(tp, ""), lags[tp], clock) for tp in tps
         ]
     return JobStatus(job, members, tuple(tasks))
+
+
+def member_name(job: str, member: GroupMember) -> str:
+    """As `slot 3, 10.0.0.7`."""
+    name = member.instance_id or member.member_id
+    slot = name.removeprefix(f"{job}.")
+    host = member.host.lstrip("/")
+    return f"slot {slot}, {host}" if slot.isdigit() else f"{name}, {host}"
+
+
+def refuse_members(admin: Admin, job: str) -> None:
+    """For commands that change what a job rests on. Raises StopError."""
+    members = admin.members(job)
+    if members:
+        raise StopError(
+            f"job {job} has members: {'; '.join(sorted(member_name(job, m) for m in members))}",
+            "stop its workers; a stopped or killed one is a member until its session timeout (10 s unless set) passed",
+        )
 
 
 def _task(
@@ -106,7 +124,7 @@ def _task(
         told = metadata.decode(at.metadata, str(tp))
     except StopError as error:
         return TaskStatus(task, tp, owner or "nobody", at.offset, None, lag, None, error.what)
-    owner = owner or f"nobody (last: slot {told.slot})"
+    owner = owner or f"nobody (was slot {told.slot})"
     written = _written_ms(log, TopicPartition(journal, tp.partition), told, clock)
     return TaskStatus(task, tp, owner, at.offset, told.epoch, lag, written)
 

@@ -184,7 +184,7 @@ def test_status_tells_epoch_lag_in_records_and_the_last_commit(hand: Hand) -> No
     found = {task.task.stage: task for task in status(hand.log, hand.admin, "words", hand.clock).tasks}
     assert (found["lines"].epoch, found["lines"].lag, found["lines"].offset) == (1, 2, 1)
     assert (found["by-word"].epoch, found["by-word"].lag) == (0, 1)
-    assert found["lines"].owner == "nobody (last: slot 0)"
+    assert found["lines"].owner == "nobody (was slot 0)"
     assert found["lines"].committed_ms == hand.clock.wall_ms()
 
 
