@@ -35,7 +35,7 @@ def count() -> Aggregate[Any, int, int]:
     return Aggregate(int, _one_more, _same, _plus, accumulator=int, shown=int)
 
 
-def sum(of: Callable[[V], N]) -> Aggregate[V, N | None, N]:
+def sum(of: Callable[[V], N]) -> Aggregate[V, Any, N]:
     """The sum of `of(value)`: of numbers, or of durations."""
 
     def add(total: Any, value: V) -> Any:
@@ -54,7 +54,7 @@ def mean(of: Callable[[V], float]) -> Aggregate[V, tuple[float, int], float]:
     return Aggregate(_no_mean, add, _quotient, _plus_each, accumulator=tuple[float, int], shown=float)
 
 
-def min(of: Callable[[V], C]) -> Aggregate[V, C | None, C]:
+def min(of: Callable[[V], C]) -> Aggregate[V, Any, C]:
     """The smallest `of(value)`; of equal ones, the first."""
 
     def add(least: Any, value: V) -> Any:
@@ -64,7 +64,7 @@ def min(of: Callable[[V], C]) -> Aggregate[V, C | None, C]:
     return _one_of(of, add, _lesser)
 
 
-def max(of: Callable[[V], C]) -> Aggregate[V, C | None, C]:
+def max(of: Callable[[V], C]) -> Aggregate[V, Any, C]:
     """The greatest `of(value)`; of equal ones, the first."""
 
     def add(greatest: Any, value: V) -> Any:
@@ -75,9 +75,9 @@ def max(of: Callable[[V], C]) -> Aggregate[V, C | None, C]:
 
 
 @overload
-def first() -> Aggregate[V, tuple[V, ...], V]: ...
+def first() -> Aggregate[V, Any, V]: ...
 @overload
-def first(of: Callable[[V], R]) -> Aggregate[V, tuple[R, ...], R]: ...
+def first(of: Callable[[V], R]) -> Aggregate[V, Any, R]: ...
 def first(of: Callable[[Any], Any] | None = None) -> Aggregate[Any, Any, Any]:
     """The first value, or what `of` makes of it."""
 
@@ -88,9 +88,9 @@ def first(of: Callable[[Any], Any] | None = None) -> Aggregate[Any, Any, Any]:
 
 
 @overload
-def last() -> Aggregate[V, V | None, V]: ...
+def last() -> Aggregate[V, Any, V]: ...
 @overload
-def last(of: Callable[[V], R]) -> Aggregate[V, R | None, R]: ...
+def last(of: Callable[[V], R]) -> Aggregate[V, Any, R]: ...
 def last(of: Callable[[Any], Any] | None = None) -> Aggregate[Any, Any, Any]:
     """The last value, or what `of` makes of it."""
 
@@ -101,9 +101,9 @@ def last(of: Callable[[Any], Any] | None = None) -> Aggregate[Any, Any, Any]:
 
 
 @overload
-def collect() -> Aggregate[V, tuple[V, ...], tuple[V, ...]]: ...
+def collect() -> Aggregate[V, Any, tuple[V, ...]]: ...
 @overload
-def collect(of: Callable[[V], R]) -> Aggregate[V, tuple[R, ...], tuple[R, ...]]: ...
+def collect(of: Callable[[V], R]) -> Aggregate[V, Any, tuple[R, ...]]: ...
 def collect(of: Callable[[Any], Any] | None = None) -> Aggregate[Any, Any, Any]:
     """All values, or what `of` makes of each, in one tuple. It has to fit a state value (limits.STATE_VALUE_BYTES): for
     more, keep a Map in a `process` step."""

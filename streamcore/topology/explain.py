@@ -1,25 +1,24 @@
-"""The topology drawn: as lines of plain text, with colour for a terminal, or as a Mermaid flowchart.
+"""The topology drawn: as lines of text, or as a Mermaid flowchart.
 
-    word-count · 2 stages · stop on a bad record
+    word-count · 2 stages · a record that fails: stops the job
 
-    lines                            source, str, 4 partitions
-    ├─ flat_map#1
-    └─ by-word                       ⇒ shuffle word-count.shuffle.by-word, 4 partitions
+    lines                             topic of str, 4 partitions, from earliest
+    └─ flat_map#1                     flat_map
+       └─ by-word                     key_by ⇒ word-count.shuffle.by-word, 4 partitions
+                                      journal word-count.journal.lines
 
-    by-word                          shuffle, from lines
-    └─ count                         aggregate, state by str
-       └─ to#1                       → counts: str → int
+    by-word                           shuffle of word-count.shuffle.by-word, 4 partitions, from lines
+    └─ count                          aggregate, state: one value a key → int
+       └─ to#1                        → counts: str → int, 4 partitions
+                                      journal word-count.journal.by-word
 
-Partition counts are shown where the caller knows them (the log does, a program alone does not).
+Partition counts are shown where the caller knows them: the log does, a program alone does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import count
-
-from rich.console import Console, ConsoleRenderable, Group
-from rich.text import Text
 
 from streamcore.codecs.kinds import name_of
 from streamcore.topology.nodes import (
@@ -43,37 +42,32 @@ COLUMN = 34
 """Where the facts begin, unless a name reaches further."""
 
 
+Line = tuple[tuple[str, str], ...]
+"""Pieces of text, each with the style (in rich's words) that a terminal with colours gives it."""
+
+
 def explain(plan: Plan, partitions: Mapping[str, int] | None = None, mermaid: bool = False) -> str:
-    """Plain text. `partitions`: the count of each topic, user's and internal, as far as known."""
-    known = partitions or {}
+    """`partitions`: the count of each topic, the user's and the job's own, as far as known."""
     if mermaid:
-        return "\n".join(_flowchart(plan, known)) + "\n"
-    return "\n".join(line.plain.rstrip() for line in _lines(plan, known)) + "\n"
+        return "\n".join(_flowchart(plan, partitions or {})) + "\n"
+    return "\n".join("".join(text for text, _ in line).rstrip() for line in lines(plan, partitions)) + "\n"
 
 
-def rendered(plan: Plan, partitions: Mapping[str, int] | None = None) -> ConsoleRenderable:
-    """The same with colours, for a rich Console (which drops them where the terminal has none)."""
-    return Group(*_lines(plan, partitions or {}))
-
-
-def show(plan: Plan, console: Console, partitions: Mapping[str, int] | None = None) -> None:
-    console.print(rendered(plan, partitions), soft_wrap=True)
+def lines(plan: Plan, partitions: Mapping[str, int] | None = None) -> Iterator[Line]:
+    known = partitions or {}
+    stages = f"{len(plan.stages)} stage{'s' if len(plan.stages) > 1 else ''}"
+    yield (plan.job, "bold"), (f" · {stages} · a record that fails: {_policy(plan.on_error)}", "")
+    for stage in plan.stages:
+        yield ()
+        yield _line("", stage.name, "bold cyan", _input(plan, stage, known))
+        yield from _branches(plan, stage, stage.input, "", known)
+        yield _line("", "", "", f"journal {journal_topic(plan.job, stage.name)}", "dim")
 
 
 # --- text -------------------------------------------------------------------------------------------------------
 
 
-def _lines(plan: Plan, partitions: Mapping[str, int]) -> Iterator[Text]:
-    stages = f"{len(plan.stages)} stage{'s' if len(plan.stages) > 1 else ''}"
-    yield Text.assemble((plan.job, "bold"), f" · {stages} · a record that fails: {_policy(plan.on_error)}")
-    for stage in plan.stages:
-        yield Text()
-        yield _line("", stage.name, "bold cyan", _input(plan, stage, partitions))
-        yield from _branches(plan, stage, stage.input, "", partitions)
-        yield _line("", "", "", f"journal {journal_topic(plan.job, stage.name)}", "dim")
-
-
-def _branches(plan: Plan, stage: Stage, node: Node, indent: str, partitions: Mapping[str, int]) -> Iterator[Text]:
+def _branches(plan: Plan, stage: Stage, node: Node, indent: str, partitions: Mapping[str, int]) -> Iterator[Line]:
     children = stage.children[node]
     for i, child in enumerate(children):
         last = i == len(children) - 1
@@ -81,9 +75,9 @@ def _branches(plan: Plan, stage: Stage, node: Node, indent: str, partitions: Map
         yield from _branches(plan, stage, child, indent + ("   " if last else "│  "), partitions)
 
 
-def _line(indent: str, name: str, style: str, facts: str, facts_style: str = "") -> Text:
+def _line(indent: str, name: str, style: str, facts: str, facts_style: str = "") -> Line:
     gap = " " * max(2, COLUMN - len(indent) - len(name))
-    return Text.assemble(indent, (name, style), gap, (facts, facts_style))
+    return (indent, ""), (name, style), (gap, ""), (facts, facts_style)
 
 
 def _style(node: Node) -> str:
