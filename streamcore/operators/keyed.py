@@ -1,12 +1,11 @@
 """aggregate: one accumulator a key, folded by slices, emitted once an epoch.
 
-A slice works on a dict of its own keys, which becomes the overlay's slice when it has run to its end; a failed slice
-has touched nothing else. The event time of a result is the latest of its inputs.
+A slice opens its keys' accumulators in the overlay, folds its values into them in place, and closes them; the overlay
+undoes what a failed slice leaves. The event time of a result is the latest of its inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from operator import itemgetter
 from typing import Any
 
@@ -37,34 +36,26 @@ class AggregateStep:
 
     def run(self, batch: Batch) -> None:
         keys, add = batch.keys or [], self._add
-        latest = latest_times(keys, batch.times)
-        accumulators = self._opened(latest)
         try:
+            latest = latest_times(keys, batch.times)
+            accumulators = self._opened(list(latest))
             for key, value in zip(keys, batch.values, strict=True):
                 accumulators[key] = add(accumulators[key], value)
-            self._overlay.write(accumulators)
+            self._overlay.close()
         except Exception as error:
             refuse(self.name, error)
         merge_latest(self._slice_times, latest)
         if batch.origins is not None:
             self._slice_origins.update(zip(keys, batch.origins, strict=True))
 
-    def _opened(self, keys: Iterable[Any]) -> dict[Any, Any]:
-        """The accumulators of the slice's keys; new keys start from zero."""
-        try:
-            found = self._overlay.read(keys)
-        except (TypeError, ValueError) as error:  # no key
-            refuse(self.name, error)
+    def _opened(self, keys: list[Any]) -> dict[Any, Any]:
+        """The accumulators of at least these keys; new keys start from zero."""
+        found = self._overlay.open(keys)
+        accumulators = self._overlay.values
         if ABSENT in found:
             zero = self._zero
-            found = [self._made(zero) if value is ABSENT else value for value in found]
-        return dict(zip(keys, found, strict=True))
-
-    def _made(self, zero: Any) -> Any:
-        try:
-            return zero()
-        except Exception as error:
-            refuse(self.name, error)
+            accumulators.update((k, zero()) for k, value in zip(keys, found, strict=True) if value is ABSENT)
+        return accumulators
 
     # --- the table --------------------------------------------------------------------------------------------
 
@@ -127,7 +118,8 @@ def latest_times(keys: list[Any], times: list[int]) -> dict[Any, int]:
 
 
 def merge_latest(into: dict[Any, int], more: dict[Any, int]) -> None:
-    if into:
+    """Keys keep their places. Time mostly goes on, and then the newer one is the latest."""
+    if into and min(more.values()) < max(into.values()):
         known = into.get
         into.update((key, time) for key, time in more.items() if time >= known(key, time))
     else:

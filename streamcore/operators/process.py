@@ -1,15 +1,14 @@
 """process: a user's function over each record, with the state of its key.
 
-A slice's keys are read at once, and their state objects made; the function runs record by record; then what has
-changed is found by comparing slots, checked against the declared types, and written into the overlay, where it can
-still be undone with the slice.
+A slice's keys are opened at once; the function runs record by record; then what has changed is found by comparing, is
+checked against the declared types, and stands in the overlay, where it can still be undone with the slice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import compress, repeat
+from itertools import repeat
 from operator import sub
 from random import Random
 from types import GeneratorType
@@ -22,9 +21,8 @@ from streamcore.operators.batch import Batch
 from streamcore.operators.errors import refuse
 from streamcore.operators.maps import MapField, View
 from streamcore.operators.stateless import Run, as_list, repeated
-from streamcore.operators.states import Columns, StateObjects, changed
+from streamcore.operators.states import ColdStates, HotStates, StateObjects
 from streamcore.state.keys import encode_keys, state_keys
-from streamcore.state.overlay import ABSENT, Overlay
 from streamcore.state.rows import VERSIONS_KEY, Entries, Rows, check_versions
 from streamcore.state.store import Column, Delta
 from streamcore.topology.nodes import Process, StateSchema
@@ -36,31 +34,37 @@ _AS_THEY_ARE: Final = frozenset((list, tuple, GeneratorType))
 class Context:
     """api.Context, one object a step, set anew for each record."""
 
-    __slots__ = ("key", "now_ms", "origin", "random", "time_ms")
+    __slots__ = ("_done", "_now_ms", "_origins", "_times", "key", "random")
 
     def __init__(self, random: Random) -> None:
         self.random = random
         self.key: Any = None
-        self.time_ms = 0
-        self.now_ms = 0
-        self.origin: str | None = None
+        self._now_ms = 0
+        self._times: list[int] = []
+        self._origins: list[str] | None = None
+        self._done: list[int] = []
+
+    def enter(self, batch: Batch, done: list[int], now_ms: int) -> None:
+        """Before a batch; `done` grows by one with each record that the function is through with, so that its length
+        is the present record's place: times and origins are looked up only when asked for."""
+        self._times, self._origins, self._done, self._now_ms = batch.times, batch.origins, done, now_ms
 
     @property
     def event_time(self) -> datetime:
-        return _EPOCH + timedelta(milliseconds=self.time_ms)
+        return _EPOCH + timedelta(milliseconds=self._times[len(self._done)])
 
     @property
     def now(self) -> datetime:
-        return _EPOCH + timedelta(milliseconds=self.now_ms)
+        return _EPOCH + timedelta(milliseconds=self._now_ms)
 
     @property
     def correlation_id(self) -> str:
-        if self.origin is None:
+        if self._origins is None:
             raise TopologyError(
                 "ctx.correlation_id was asked for in a way that could not be seen when the job was built",
                 "name it in the step's function itself (ctx.correlation_id), or set correlation_ids=True on the Job",
             )
-        return self.origin
+        return self._origins[len(self._done)]
 
     def uuid(self) -> UUID:
         return UUID(int=self.random.getrandbits(128), version=4)
@@ -78,26 +82,23 @@ class ProcessStep:
         self._then = then
         self._context = context
         self._now_ms = now_ms
-        self._rows = rows
         self._objects = StateObjects(node.state, schema)
-        self._immutable = self._objects.immutable
-        self._defaults = rows.defaults()
-        self._overlay = Overlay(node.name, column, rows, lambda values: self._immutable)
+        kind = HotStates if self._objects.immutable else ColdStates
+        self._states = kind(node.name, column, rows, self._objects)
         self._maps = [
             MapField(f, Entries(schema, f, registry, node.name), column, node.name) for f in self._objects.maps
         ]
         self._versions = check_versions(column, schema, node.name)
         """To be written with the next change."""
-        self._views: list[list[View]] = []
 
     def run(self, batch: Batch) -> None:
-        keys = batch.keys or []
-        distinct = list(dict.fromkeys(keys))
+        keys = list(dict.fromkeys(batch.keys or ()))
         try:
-            rows = self._overlay.read(distinct)
-            objects, before = self._made(distinct, rows)
-            out, ends = self._called(batch, dict(zip(distinct, objects, strict=True)))
-            self._write(distinct, rows, objects, before)
+            states = self._states.state(keys)
+            views = self._views(keys, states) if self._maps else ()
+            out, ends = self._called(batch, states)
+            self._seal(keys, states, views)
+            self._states.close()
         except Exception as error:
             refuse(self.name, error)
         if out:
@@ -106,71 +107,57 @@ class ProcessStep:
     def _called(self, batch: Batch, states: dict[Any, Any]) -> tuple[list[Any], list[int]]:
         """The function over every record: what it gave, and how much of it stood after each."""
         on_event, context = self._on_event, self._context
-        context.now_ms = self._now_ms()
         out: list[Any] = []
         ends: list[int] = []
-        extend, ended = out.extend, ends.append
-        origins = batch.origins if batch.origins is not None else repeat(None)
-        records = zip(batch.keys or [], batch.values, batch.times, origins)  # noqa: B905 - origins may be endless
-        for key, value, time_ms, origin in records:
+        context.enter(batch, ends, self._now_ms())
+        extend, ended, lists = out.extend, ends.append, _AS_THEY_ARE
+        for key, value in zip(batch.keys or (), batch.values, strict=True):
             context.key = key
-            context.time_ms = time_ms
-            context.origin = origin
             result = on_event(value, states[key], context)
             if result is not None:
-                extend(result if type(result) in _AS_THEY_ARE else as_list(result))
+                extend(result if type(result) in lists else as_list(result))
             ended(len(out))
         return out, ends
 
-    def _made(self, keys: list[Any], rows: list[Any]) -> tuple[list[Any], Columns]:
-        """State objects of these keys, and their Values as they are before the function runs."""
-        fresh = [self._fresh() if row is ABSENT else row for row in rows] if ABSENT in rows else rows
-        objects, before = self._objects.make(fresh)
-        if self._maps:
-            at = state_keys(encode_keys(keys))
-            self._views = [list(map(field.view, at)) for field in self._maps]
-            for spec, views in zip(self._objects.maps, self._views, strict=True):
-                self._objects.set(spec, objects, views)
-        return objects, before
+    # --- maps -------------------------------------------------------------------------------------------------
 
-    def _fresh(self) -> Sequence[Any]:
-        return self._defaults if self._immutable else self._rows.defaults()
+    def _views(self, keys: list[Any], states: dict[Any, Any]) -> Sequence[list[View]]:
+        """One for each Map of each key, put into the state objects; by field."""
+        at = state_keys(encode_keys(keys))
+        objects = list(map(states.__getitem__, keys))
+        views = [list(map(field.view, at)) for field in self._maps]
+        for spec, of_field in zip(self._objects.maps, views, strict=True):
+            self._objects.set(spec, objects, of_field)
+        return views
 
-    def _write(self, keys: list[Any], rows: list[Any], objects: list[Any], before: Columns) -> None:
-        """What the function has changed, into the slice."""
-        for field, spec, views in zip(self._maps, self._objects.maps, self._views, strict=True):
-            self._objects.check_maps(spec, objects, views)
-            field.seal(views)
-        if not before:
-            return
-        after = self._objects.read(objects)
-        if self._immutable:
-            flags = changed(before, after)
-        else:  # an object of before may have changed in place: it is written, and compared as bytes
-            flags = [row is not ABSENT or list(new) != self._defaults for row, *new in zip(rows, *after, strict=True)]
-        if True in flags:
-            after = [list(compress(column, flags)) for column in after]
-            self._objects.check(after)
-            self._overlay.write(dict(zip(compress(keys, flags), zip(*after, strict=True), strict=True)))
+    def _seal(self, keys: list[Any], states: dict[Any, Any], views: Sequence[list[View]]) -> None:
+        for field, spec, of_field in zip(self._maps, self._objects.maps, views, strict=bool(views)):
+            objects = list(map(states.__getitem__, keys))
+            self._objects.check_maps(spec, objects, of_field)
+            field.seal(of_field)
+            self._objects.set(spec, objects, repeat(None))  # what was read is not kept
 
     def peek(self, key: Any) -> Any:
         """The state object of a key as it stands, for tests."""
-        return self._made([key], self._overlay.read([key]))[0][0]
+        state = self._states.peek(key)
+        if self._maps:
+            self._views([key], {key: state})
+        return state
 
     # --- slices and epochs ------------------------------------------------------------------------------------
 
     def keep(self) -> None:
-        self._overlay.keep()
+        self._states.keep()
         for field in self._maps:
             field.keep()
 
     def undo(self) -> None:
-        self._overlay.undo()
+        self._states.undo()
         for field in self._maps:
             field.undo()
 
     def drain(self) -> Delta:
-        delta = self._overlay.drain()
+        delta = self._states.drain()
         for field in self._maps:
             entries = field.drain()
             delta = Delta(delta.keys + entries.keys, delta.values + entries.values)
@@ -179,20 +166,20 @@ class ProcessStep:
         return delta
 
     def committed(self) -> None:
-        if self._overlay.size_bytes or any(field.size_bytes for field in self._maps):
+        if self._states.size_bytes or any(field.size_bytes for field in self._maps):
             self._versions = None  # written with them
-        self._overlay.committed()
+        self._states.committed()
         for field in self._maps:
             field.forget()
 
     def drop(self) -> None:
-        self._overlay.drop()
+        self._states.drop()
         for field in self._maps:
             field.forget()
 
     @property
     def size_bytes(self) -> int:
-        return self._overlay.size_bytes + sum(field.size_bytes for field in self._maps)
+        return self._states.size_bytes + sum(field.size_bytes for field in self._maps)
 
 
 def _spread(batch: Batch, out: list[Any], ends: list[int]) -> Batch:

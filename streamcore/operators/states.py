@@ -1,20 +1,26 @@
 """State objects: what a `process` function reads and assigns.
 
 Each is an instance of a subclass of the user's State that has a real slot for every field, so that reading and writing
-one costs what any attribute costs. Objects live for one slice: they are filled from rows, column by column, and read
-back the same way; a function that keeps one behind the engine's back changes nothing by it.
+one costs what any attribute costs.
+
+    HotStates    every Value is of an immutable built-in type: the objects themselves are cached by key, over epochs;
+                 slots are compared and restored column by column
+    ColdStates   a Value can be changed in place: objects are made for one batch, from bytes, and bytes are compared
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
+from itertools import compress, repeat
 from operator import attrgetter, is_not
 from typing import Any
 
 from streamcore.codecs import kinds
 from streamcore.operators.values import fits, immutable_classes
+from streamcore.state.overlay import ABSENT, Overlay
+from streamcore.state.rows import Rows
+from streamcore.state.store import Column
 from streamcore.topology.nodes import FieldSpec, StateSchema
 
 Columns = Sequence[Sequence[Any]]
@@ -36,13 +42,15 @@ class StateObjects:
         self.immutable = all(self._classes)
         """Every Value is of a built-in type that cannot be changed in place."""
 
-    def make(self, rows: Sequence[Sequence[Any]]) -> tuple[list[Any], Columns]:
-        """Objects of these rows, and the rows as columns."""
+    def make(self, rows: Sequence[Sequence[Any]]) -> list[Any]:
+        """Objects of these rows. Maps are still to be set."""
         objects: list[Any] = list(map(object.__new__, repeat(self._class, len(rows))))
-        columns: Columns = list(zip(*rows, strict=True)) if self.values else []
+        self.fill(objects, list(zip(*rows, strict=True)))
+        return objects
+
+    def fill(self, objects: list[Any], columns: Columns) -> None:
         for field, column in zip(self.values, columns, strict=True):
             self.set(field, objects, column)
-        return objects, columns
 
     def set(self, field: FieldSpec, objects: Iterable[Any], column: Iterable[Any]) -> None:
         """One field of all objects."""
@@ -90,3 +98,99 @@ def _type_of(field: FieldSpec) -> Any:
 
 def _classes_of(field: FieldSpec) -> frozenset[type[Any]]:
     return immutable_classes(_type_of(field))
+
+
+class HotStates(Overlay):
+    """An overlay whose values are state objects."""
+
+    def __init__(self, step: str, column: Column, rows: Rows, objects: StateObjects) -> None:
+        super().__init__(step, column, _ObjectRows(rows, objects), lambda values: True)
+        self._objects = objects
+        self._defaults = rows.defaults()
+
+    def state(self, keys: list[Any]) -> dict[Any, Any]:
+        """Opens; the objects of at least these keys."""
+        self.open(keys)
+        return self.values
+
+    def peek(self, key: Any) -> Any:
+        return self.read([key])[0]
+
+    def _found(self, keys: list[Any]) -> list[Any]:
+        found = super()._found(keys)
+        if ABSENT in found:
+            new = [key for key, state in zip(keys, found, strict=True) if state is ABSENT]
+            self.values.update(zip(new, self._objects.make([self._defaults] * len(new)), strict=True))
+            found = list(map(self.values.__getitem__, keys))
+        return found
+
+    def _before(self, found: list[Any]) -> Any:
+        return self._objects.read(found)
+
+    def _restore(self, keys: list[Any], before: Any) -> None:
+        self._objects.fill(list(map(self.values.__getitem__, keys)), before)
+
+    def _unpacked(self, keys: list[Any], found: list[Any]) -> list[Any]:
+        return found
+
+    def _settled(self, keys: list[Any], before: Any) -> list[Any]:
+        after = self._objects.read(list(map(self.values.__getitem__, keys)))
+        if not after:
+            return []
+        flags = changed(before, after)
+        if False in flags:
+            self._objects.check([list(compress(column, flags)) for column in after])
+            return list(compress(keys, flags))
+        self._objects.check(after)
+        return keys
+
+
+class _ObjectRows:
+    """A packer of state objects."""
+
+    def __init__(self, rows: Rows, objects: StateObjects) -> None:
+        self._rows = rows
+        self._objects = objects
+
+    def encode(self, values: list[Any]) -> list[bytes]:
+        return self._rows.encode(list(zip(*self._objects.read(values), strict=True)))
+
+    def decode(self, payloads: list[bytes]) -> list[Any]:
+        return self._objects.make(self._rows.decode(payloads))
+
+
+class ColdStates:
+    """The same for rows that can be changed in place."""
+
+    def __init__(self, step: str, column: Column, rows: Rows, objects: StateObjects) -> None:
+        self._overlay = Overlay(step, column, rows, lambda values: False)
+        self._rows = rows
+        self._objects = objects
+        self._open: dict[Any, Any] = {}
+        self.keep, self.undo, self.drain = self._overlay.keep, self._overlay.undo, self._overlay.drain
+        self.committed, self.drop = self._overlay.committed, self._overlay.drop
+
+    def state(self, keys: list[Any]) -> dict[Any, Any]:
+        found = self._overlay.open(keys)
+        self._open = dict(zip(keys, self._objects.make([self._row(row) for row in found]), strict=True))
+        return self._open
+
+    def close(self) -> None:
+        after = self._objects.read(list(self._open.values()))
+        self._objects.check(after)
+        values, defaults = self._overlay.values, self._rows.defaults()
+        for key, *row in zip(self._open, *after, strict=True):
+            if values[key] is not ABSENT or row != defaults:  # what was only looked at is not saved
+                values[key] = row
+        self._overlay.close()
+        self._open = {}
+
+    def peek(self, key: Any) -> Any:
+        return self._objects.make([self._row(row) for row in self._overlay.read([key])])[0]
+
+    def _row(self, found: Any) -> Any:
+        return self._rows.defaults() if found is ABSENT else found
+
+    @property
+    def size_bytes(self) -> int:
+        return self._overlay.size_bytes

@@ -1,19 +1,20 @@
-"""One step's values over its column: read in batches, undone by slices, encoded once an epoch.
+"""One step's values over its column: read in batches, changed in place, undone by slices, encoded once an epoch.
 
-    slice   what the open slice has written            undo()      forgets it, keep() moves it down
-    epoch   entries of `_known` that are `_dirty`      drop()      forgets them, committed() makes them cache
-    cache   the rest of `_known`, and `_older`         bounded, turned over by committed()
+    slice   what is changed between open() and close()     undo()   takes it back, keep() makes it the epoch's
+    epoch   entries of `values` that are `_dirty`          drop()   forgets them, committed() makes them cache
+    cache   the rest of `values`, and `_older`             bounded, turned over by committed()
     column  what is committed and applied
 
-Invariants: a value here is immutable, or it is `Packed` (bytes), so whoever reads a mutable one gets a copy of its
-own and changes nothing by changing it; a dirty entry is never evicted; `_dirty` is in the order of first change; the
-cache holds nothing that differs from the committed state.
+Invariants: outside of open() and close() a value here is immutable, or it is `Packed` (bytes), so that nobody can
+change it from outside and the log of what was before needs no copies; a dirty entry is never evicted; the cache holds
+nothing that differs from the committed state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from itertools import repeat
+from collections.abc import Callable
+from itertools import compress, repeat
+from operator import is_not
 from typing import Any, Final, Protocol
 
 from streamcore import limits
@@ -52,70 +53,55 @@ _UNREAD: Final[Any] = _Absent()
 
 
 class Overlay:
-    def __init__(
-        self,
-        step: str,
-        column: Column,
-        packer: Packer,
-        stays: Callable[[list[Any]], bool],
-    ) -> None:
+    def __init__(self, step: str, column: Column, packer: Packer, stays: Callable[[list[Any]], bool]) -> None:
         """`stays`: whether all of these values may be kept as they are (immutable, of the right type)."""
         self._step = step
         self._column = column
         self._packer = packer
         self._stays = stays
         self._half = limits.CACHE_ENTRIES // 2
-        self._known: dict[Any, Any] = {}
+        self.values: dict[Any, Any] = {}
+        """By key. A step reads and writes those it has opened, until it closes them."""
         self._older: dict[Any, Any] = {}
+        self._paths: dict[Any, bytes] = {}
+        """State keys, which take longer to make than to find."""
         self._dirty: dict[Any, None] = {}
-        self._slice: dict[Any, Any] = {}
+        self._log: list[tuple[list[Any], Any]] = []
+        """What the open slice has opened: keys, and what they held."""
+        self._changed: list[list[Any]] = []
+        """Keys that the open slice has changed."""
         self._packed_bytes = 0
 
     # --- a slice ----------------------------------------------------------------------------------------------
 
-    def read(self, keys: Iterable[Any]) -> list[Any]:
-        """The values of distinct keys, in their order; ABSENT where there is none. Mutable ones are the caller's own.
-        Raises what the column and the packer raise."""
-        wanted = list(keys)
-        found = list(map(self._known.get, wanted, repeat(_UNREAD)))
-        if self._slice:
-            found = list(map(self._slice.get, wanted, found))
-        if _UNREAD in found:
-            self._fetch([key for key, value in zip(wanted, found, strict=True) if value is _UNREAD])
-            known = self._known
-            found = [known[k] if value is _UNREAD else value for k, value in zip(wanted, found, strict=True)]
-        if Packed in set(map(type, found)):
-            self._unpack(found)
-        return found
+    def open(self, keys: list[Any]) -> list[Any]:
+        """The values of distinct keys, now to be changed in place in `values`; ABSENT where there is none (to be
+        replaced). Raises what the column raises, StateMismatch, and for what is no key TypeError or ValueError."""
+        found = self._found(keys)
+        self._log.append((keys, self._before(found)))
+        return self._unpacked(keys, found)
 
-    def write(self, values: Mapping[Any, Any]) -> None:
-        """What the slice leaves behind, by key; ABSENT deletes. Raises TypeError, ValueError for a value that cannot
-        be kept, RecordTooLarge."""
-        if self._stays(list(values.values())):
-            self._slice.update(values)
-            return
-        keys = [key for key, value in values.items() if value is not ABSENT]
-        packed = self._packer.encode([values[key] for key in keys])
-        for key, data in zip(keys, packed, strict=True):
-            self._refuse_large(key, data)
-        self._slice.update(values)
-        self._slice.update(zip(keys, map(Packed, packed), strict=True))
+    def close(self) -> None:
+        """What was opened last is changed. Raises TypeError, ValueError for a value that cannot be kept,
+        RecordTooLarge: then undo() must follow."""
+        self._changed.append(self._settled(*self._log[-1]))
 
     def keep(self) -> None:
         """The slice stands."""
-        written = self._slice
-        if not written:
-            return
-        if Packed in set(map(type, written.values())):
-            self._packed_bytes += sum(map(_packed_size, written.values()))
-            self._packed_bytes -= sum(_packed_size(self._known[key]) for key in written if key in self._dirty)
-        self._known.update(written)
-        self._dirty.update(dict.fromkeys(written))
-        self._slice = {}
+        for keys in self._changed:
+            self._dirty.update(dict.fromkeys(keys))
+        self._log, self._changed = [], []
 
     def undo(self) -> None:
         """The slice failed: as if it had never run."""
-        self._slice = {}
+        for keys, before in reversed(self._log):
+            self._restore(keys, before)
+        self._log, self._changed = [], []
+
+    def read(self, keys: list[Any]) -> list[Any]:
+        """Values to look at, not to change."""
+        found = self._found(keys)
+        return self._decode_packed(found) if Packed in set(map(type, found)) else found
 
     # --- the epoch --------------------------------------------------------------------------------------------
 
@@ -123,56 +109,105 @@ class Overlay:
         """The epoch's changes, encoded. Raises RecordFailed for a value that has no bytes, RecordTooLarge."""
         self.keep()
         keys = list(self._dirty)
-        known = self._known
-        plain = [k for k in keys if known[k] is not ABSENT and type(known[k]) is not Packed]
-        encoded = dict(zip(plain, self._encode(plain), strict=True))
-        values = [encoded[k] if k in encoded else getattr(known[k], "data", None) for k in keys]
-        return Delta(state_keys(encode_keys(keys)), values)
+        values = list(map(self.values.__getitem__, keys))
+        if Packed not in set(map(type, values)):
+            return Delta(self._at(keys), list(self._encode(keys, values)))
+        plain = [type(value) is not Packed for value in values]
+        encoded = iter(self._encode(list(compress(keys, plain)), list(compress(values, plain))))
+        return Delta(self._at(keys), [v.data if type(v) is Packed else next(encoded) for v in values])
 
     def committed(self) -> None:
         """The epoch is decided and applied."""
-        invariant(not self._slice, f"step {self._step!r}: a slice is open at a commit")
+        invariant(not self._log, f"step {self._step!r}: a slice is open at a commit")
         self._dirty = {}
         self._packed_bytes = 0
-        if len(self._known) > self._half:
-            self._older, self._known = self._known, {}
+        if len(self.values) > self._half:
+            self._older, self.values, self._paths = self.values, {}, {}
 
     def drop(self) -> None:
         """The epoch is undone: back to what the column says."""
+        self.undo()
         for key in self._dirty:
-            del self._known[key]
-        self._dirty, self._slice, self._packed_bytes = {}, {}, 0
+            del self.values[key]
+        self._dirty, self._packed_bytes = {}, 0
 
     @property
     def size_bytes(self) -> int:
         """Of the epoch's changes, as an estimate."""
-        return (len(self._dirty) + len(self._slice)) * ENTRY_BYTES + self._packed_bytes
+        return len(self._dirty) * ENTRY_BYTES + self._packed_bytes
+
+    # --- what a slice finds and leaves; another kind of value overrides these four ---------------------------------
+
+    def _before(self, found: list[Any]) -> Any:
+        """What `_restore` needs."""
+        return found
+
+    def _restore(self, keys: list[Any], before: Any) -> None:
+        self.values.update(zip(keys, before, strict=True))
+
+    def _unpacked(self, keys: list[Any], found: list[Any]) -> list[Any]:
+        """Values as a step works on them."""
+        if Packed not in set(map(type, found)):
+            return found
+        values = self._decode_packed(found)
+        self.values.update(zip(keys, values, strict=True))
+        return values
+
+    def _settled(self, keys: list[Any], before: Any) -> list[Any]:
+        """The keys whose values differ from before, after all have been checked."""
+        values = list(map(self.values.__getitem__, keys))
+        if self._stays(values):
+            return list(compress(keys, map(is_not, values, before)))
+        there = [value is not ABSENT for value in values]
+        payloads = self._packer.encode(list(compress(values, there)))
+        changed: list[Any] = []
+        olds: list[Any] = list(compress(before, there))
+        for key, data, old in zip(compress(keys, there), payloads, olds, strict=True):
+            same = type(old) is Packed and old.data == data
+            if not same:
+                self._refuse_large(key, data)
+                self._packed_bytes += len(data)
+                changed.append(key)
+            self.values[key] = old if same else Packed(data)
+        return changed
 
     # --- inside -----------------------------------------------------------------------------------------------
 
+    def _found(self, keys: list[Any]) -> list[Any]:
+        found = list(map(self.values.get, keys, repeat(_UNREAD)))
+        if _UNREAD in found:
+            self._fetch([key for key, value in zip(keys, found, strict=True) if value is _UNREAD])
+            found = list(map(self.values.__getitem__, keys))
+        return found
+
     def _fetch(self, keys: list[Any]) -> None:
-        """Into `_known`: from the cache's older half, else from the column."""
-        known, older = self._known, self._older
+        """Into `values`: from the cache's older half, else from the column."""
+        values, older = self.values, self._older
         if older:
-            for key in keys:
-                if key in older:
-                    known[key] = older.pop(key)
-            keys = [key for key in keys if key not in known]
+            values.update((key, older.pop(key)) for key in keys if key in older)
+            keys = [key for key in keys if key not in values]
         if not keys:
             return
-        data = self._column.get_many(state_keys(encode_keys(keys)))
-        present = [i for i, one in enumerate(data) if one is not None]
-        known.update(zip(keys, repeat(ABSENT)))
-        if present:
-            stored = [one for one in data if one is not None]
-            values = self._decode(stored)
-            kept = values if self._stays(values) else list(map(Packed, stored))
-            known.update(zip([keys[i] for i in present], kept, strict=True))
+        data = self._column.get_many(self._at(keys))
+        values.update(zip(keys, repeat(ABSENT)))
+        stored = [one for one in data if one is not None]
+        if stored:
+            present = [key for key, one in zip(keys, data, strict=True) if one is not None]
+            decoded = self._decode(stored)
+            kept = decoded if self._stays(decoded) else list(map(Packed, stored))
+            values.update(zip(present, kept, strict=True))
 
-    def _unpack(self, found: list[Any]) -> None:
-        places = [i for i, value in enumerate(found) if type(value) is Packed]
-        for i, value in zip(places, self._decode([found[i].data for i in places]), strict=True):
-            found[i] = value
+    def _at(self, keys: list[Any]) -> list[bytes]:
+        """Where the column has them."""
+        found = list(map(self._paths.get, keys))
+        if None in found:
+            missing = [key for key, path in zip(keys, found, strict=True) if path is None]
+            self._paths.update(zip(missing, state_keys(encode_keys(missing)), strict=True))
+        return list(map(self._paths.__getitem__, keys))
+
+    def _decode_packed(self, found: list[Any]) -> list[Any]:
+        decoded = iter(self._decode([value.data for value in found if type(value) is Packed]))
+        return [next(decoded) if type(value) is Packed else value for value in found]
 
     def _decode(self, payloads: list[bytes]) -> list[Any]:
         try:
@@ -184,8 +219,7 @@ class Overlay:
                 "if the state may go, give the step another name",
             ) from error
 
-    def _encode(self, keys: list[Any]) -> list[bytes]:
-        values = [self._known[key] for key in keys]
+    def _encode(self, keys: list[Any], values: list[Any]) -> list[bytes]:
         try:
             encoded = self._packer.encode(values)
         except StreamcoreError:
@@ -215,7 +249,3 @@ class Overlay:
                 f"{limits.STATE_VALUE_BYTES}",
                 "keep less for one key: a Map holds each of its entries by itself",
             )
-
-
-def _packed_size(value: Any) -> int:
-    return len(value.data) if type(value) is Packed else 0
