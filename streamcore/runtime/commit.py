@@ -130,6 +130,7 @@ class Committer:
         stand at their last commit again."""
         logger.warning("epoch of %d tasks undone: %s", len(tasks), why)
         self._metrics.undone()
+        self._producers.taint()
         self._probe("before-abort")
         self.end_transaction()
         self._probe("after-abort")
