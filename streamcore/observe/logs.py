@@ -3,7 +3,8 @@
     time=2031-05-04T12:00:00.123Z level=warning slot=2 at=runtime.commit what="epoch of 3 tasks undone: …"
 
 Values with spaces, quotes, '=' or control characters are written as JSON strings, so that a line is always one entry
-and can be split again. Settings and messages mask secrets before they come here (see config).
+and can be split again. Settings and messages mask secrets before they come here (see config). Entries that differ in
+numbers only are written once in REPEAT_S: a client whose broker is down says so a hundred times a second.
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ import logging
 import re
 import time
 from collections.abc import Mapping
-from typing import TextIO
+from typing import Final, TextIO
 
+REPEAT_S: Final = 10.0
+REPEATS_KEPT: Final = 256
 _PLAIN = re.compile(r"""[^\s"'=\\\x00-\x1f]+""")
+
+_NUMBER = re.compile(r"\d+")
 
 
 class KeyValueFormatter(logging.Formatter):
@@ -39,6 +44,29 @@ class KeyValueFormatter(logging.Formatter):
         return line(pairs)
 
 
+class Repeats(logging.Filter):
+    """Lets the first of alike entries through, and after REPEAT_S the next, with how many there were in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: dict[tuple[str, str], list[float]] = {}
+        """By kind: when one was let through, and how many were not since."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = (record.name, _NUMBER.sub("#", record.getMessage()))
+        seen = self._seen.get(kind)
+        if seen is not None and 0 <= record.created - seen[0] < REPEAT_S:
+            seen[1] += 1
+            return False
+        self._seen.pop(kind, None)
+        if len(self._seen) >= REPEATS_KEPT:
+            del self._seen[next(iter(self._seen))]
+        self._seen[kind] = [record.created, 0]
+        if seen is not None and seen[1]:
+            record.msg, record.args = f"{record.getMessage()} (and {seen[1]:.0f} more like it)", ()
+        return True
+
+
 def line(pairs: Mapping[str, object]) -> str:
     return " ".join(f"{key}={_written(value)}" for key, value in pairs.items())
 
@@ -56,6 +84,7 @@ def configure(level: str, stream: TextIO, always: Mapping[str, object] | None = 
 
 
 def attach(handler: logging.Handler, level: str) -> logging.Handler:
+    handler.addFilter(Repeats())
     package = logging.getLogger("streamcore")
     package.setLevel(level.upper())
     package.propagate = False

@@ -38,3 +38,24 @@ def test_other_libraries_logs_are_left_alone() -> None:
     logs.remove(handler)
     assert logging.getLogger().handlers == before
     assert logging.getLogger("streamcore").propagate
+
+
+def test_what_is_said_again_and_again_is_written_once_and_counted() -> None:
+    out = io.StringIO()
+    handler = logs.configure("info", out)
+    logger = logging.getLogger("streamcore.log.kafka")
+    try:
+        for n in range(1000):
+            logger.warning("connection %d refused", n)
+        logger.warning("something else")
+        later = logger.makeRecord(logger.name, logging.WARNING, "", 0, "connection %d refused", (7,), None)
+        later.created += logs.REPEAT_S
+        handler.handle(later)
+        for n in range(logs.REPEATS_KEPT * 2):
+            logger.warning("kind %s", chr(1000 + n))
+    finally:
+        logs.remove(handler)
+    entries = out.getvalue().splitlines()
+    assert len(entries) == 3 + logs.REPEATS_KEPT * 2
+    assert "connection 0 refused" in entries[0] and "something else" in entries[1]
+    assert "connection 7 refused (and 999 more like it)" in entries[2]
