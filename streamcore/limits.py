@@ -59,8 +59,8 @@ STATE_CACHE_BYTES = 64 << 20
 """RocksDB's block cache, indexes and bloom filters included."""
 STATE_MEMTABLE_BYTES = 128 << 20
 """Above this the fullest memtables are flushed."""
-STATE_WRITE_BUFFER_BYTES = 16 << 20
-"""One step's memtable."""
+STATE_WRITE_BUFFER_BYTES = 4 << 20
+"""One step's memtable. Small: a write into 4 MB costs 1.0 µs a key, into 16 MB 1.7, and flushing costs the same."""
 STATE_WAL_BYTES = 64 << 20
 """One task's write-ahead log: what is read again when a store opens after a kill."""
 STATE_OPEN_FILES = 256

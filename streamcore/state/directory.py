@@ -88,6 +88,17 @@ def set_aside(path: Path, why: str) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def remove(path: Path) -> None:
+    """With all that is in it; what is missing already is no error."""
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        if path.exists():  # something in it went by itself
+            remove(path)
+    except OSError as error:
+        raise unusable(path, "deleting", error.strerror or str(error)) from error
+
+
 def _number(path: Path) -> int:
     tail = path.name.rpartition("-")[2]
     return int(tail) if tail.isdecimal() else 0

@@ -183,12 +183,7 @@ class RocksStore:
 
     def destroy(self) -> None:
         self.close()
-        try:
-            shutil.rmtree(self._path)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise directory.unusable(self._path, "deleting", error.strerror or str(error)) from error
+        directory.remove(self._path)
 
     @staticmethod
     def set_aside(path: Path, why: str) -> None:
@@ -269,6 +264,7 @@ def _options() -> rocksdict.Options:
     options.set_block_based_table_factory(table)
     options.set_write_buffer_manager(_memtables())
     options.set_write_buffer_size(limits.STATE_WRITE_BUFFER_BYTES)
+    options.set_max_write_buffer_number(4)
     options.set_memtable_prefix_bloom_ratio(0.02)
     options.set_memtable_whole_key_filtering(True)
     options.set_compression_type(rocksdict.DBCompressionType.lz4())
