@@ -11,13 +11,14 @@ that leads back from the metadata's frame count, so frames are kept until the me
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 from streamcore.errors import OffsetsLost, invariant
 from streamcore.log.metadata import Metadata
 from streamcore.log.port import Run
 from streamcore.state.frames import Assembled, FrameAssembler, Origin
-from streamcore.state.store import EpochMark, Store
+from streamcore.state.store import EpochMark, Store, refuse_dropped
 from streamcore.types import Offset, TaskId, TopicPartition
 
 
@@ -34,13 +35,21 @@ def mark_of(placed: Assembled) -> EpochMark:
 
 class Replay:
     def __init__(
-        self, task: TaskId, journal: TopicPartition, store: Store, target: Metadata | None, chained: bool
+        self,
+        task: TaskId,
+        journal: TopicPartition,
+        store: Store,
+        target: Metadata | None,
+        chained: bool,
+        check: Callable[[Origin], None],
     ) -> None:
-        """`target` None: nothing is committed, so there may be no frame at all. `chained`: at-least-once."""
+        """`target` None: nothing is committed, so there may be no frame at all. `chained`: at-least-once. `check`
+        raises TopicError when the topics are not those of these facts of genesis."""
         self._task = task
         self._store = store
         self._target = target
         self._chained = chained
+        self._check = check
         self._assembler = FrameAssembler(str(journal), chained)
         self._mark = store.mark()
         self._confirmed = self._mark is None
@@ -90,6 +99,7 @@ class Replay:
 
     def _follow(self, placed: Assembled) -> None:
         if self._target is None or self.verdict is Verdict.DONE or placed.frame.epoch > self._target.epoch:
+            self._check(placed.frame.genesis or {})  # a topic made anew takes its offsets with it: say that instead
             known = f"epoch {self._target.epoch}" if self._target else "nothing"
             raise OffsetsLost(
                 f"task {self._task}: the journal holds a committed frame of epoch {placed.frame.epoch} (offset "
@@ -121,8 +131,9 @@ class Replay:
             raise OffsetsLost(
                 f"task {self._task}: the journal goes from epoch {expected - 1} to {placed.frame.epoch} at offset "
                 f"{placed.first}: frames are missing, so the state cannot be rebuilt",
-                "`streamcore reset JOB` starts over; the journal topic was trimmed, compacted or written to by another tool",
+                "`streamcore reset JOB` starts over; another tool trimmed or compacted the journal topic, or wrote to it",
             )
+        refuse_dropped(placed.frame.deltas, self._store.steps, f"the journal of task {self._task}")
         mark = mark_of(placed)
         self._store.apply(placed.frame.deltas, mark)
         self._mark = mark
@@ -135,7 +146,7 @@ class Replay:
         if (mark.lineage, mark.epoch, mark.nonce) != (target.lineage, target.epoch, target.nonce):
             # The journal's own frame at this epoch is another one than the offsets were committed with.
             raise OffsetsLost(
-                f"task {self._task}: epoch {mark.epoch} is {mark.nonce} in the journal and {target.nonce} in the offsets",
+                f"task {self._task}: epoch {mark.epoch} is {mark.nonce} in the journal, {target.nonce} in the offsets",
                 "the offsets were changed by another tool: `streamcore recover JOB`, or `streamcore reset JOB`",
             )
         self.verdict = Verdict.DONE

@@ -33,6 +33,7 @@ from streamcore.runtime.slices import SliceRunner
 from streamcore.runtime.start import Start
 from streamcore.runtime.statedir import StoreFactory
 from streamcore.runtime.task import Task, TaskState
+from streamcore.state.frames import Origin
 from streamcore.state.store import Store
 from streamcore.topology.plan import Plan, Stage
 from streamcore.types import Offset, Slot, TaskId, TopicPartition
@@ -172,7 +173,7 @@ class Takeover:
                 continue
             if len(texts) < len(taking.inputs) or len(set(texts.values())) > 1:
                 raise OffsetsLost(
-                    f"task {taking.id}: its inputs' committed offsets are not of one commit ({sorted(map(str, texts))})",
+                    f"task {taking.id}: the committed offsets of {sorted(map(str, texts))} are not of one commit",
                     "another tool changed some: `streamcore recover JOB` rewrites them from the journal",
                 )
             tp, text = next(iter(texts.items()))
@@ -188,8 +189,13 @@ class Takeover:
             store = self._fresh(taking, store, why)
         assert store is not None
         taking.store = store
-        journal = self._journal(taking)
-        taking.replay = Replay(taking.id, journal, store, taking.metadata, self._chained)
+        taking.replay = self._replay_of(taking, store)
+
+    def _replay_of(self, taking: Taking, store: Store) -> Replay:
+        def check(origin: Origin) -> None:
+            self._start.check(taking.id, taking.stage, origin)
+
+        return Replay(taking.id, self._journal(taking), store, taking.metadata, self._chained, check)
 
     def _opened(self, taking: Taking) -> tuple[Store | None, str]:
         """The local store, and why it cannot be used ("" when it can)."""
@@ -274,7 +280,7 @@ class Takeover:
         why = Verdict.FOREIGN.value
         logger.warning("task %s: local state is not used and rebuilt from the journal: %s", taking.id, why)
         taking.store = self._fresh(taking, taking.store, why)
-        taking.replay = Replay(taking.id, self._journal(taking), taking.store, taking.metadata, self._chained)
+        taking.replay = self._replay_of(taking, taking.store)
 
     def _close_reader(self) -> None:
         if self._reader is not None:
@@ -302,7 +308,7 @@ class Takeover:
             offsets = taking.offsets
             origin = taking.replay.origin or {}
             self._start.check(taking.id, taking.stage, origin)
-        task = Task(
+        return Task(
             id=taking.id,
             stage=taking.stage,
             inputs=taking.inputs,
@@ -314,7 +320,6 @@ class Takeover:
             committed=dict(offsets),
             position=dict(offsets),
         )
-        return task
 
     def _run(self) -> None:
         for task in self._tasks:
