@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -263,6 +263,21 @@ _REFUSED: Final = frozenset({E._AUTHENTICATION, E.SASL_AUTHENTICATION_FAILED, E.
 """Reported by the client only here; the call itself merely times out."""
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def calling_back(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """A client's call that runs callbacks. A fatal error is not handed to `error_cb`: the client raises it from
+    whatever call is under way, and when another callback ran after it, the interpreter makes a SystemError of it."""
+    try:
+        return call(*args, **kwargs)
+    except SystemError as error:
+        if isinstance(error.__cause__, KafkaException):
+            raise error.__cause__ from error
+        raise
+
+
 class Events:
     """What one client reports of itself (`error_cb`): logged, and remembered for the message of the call that fails.
 
@@ -326,7 +341,10 @@ class Events:
         return self._made(OutcomeUnknown, error, doing)
 
     def _made(self, remedy: type[StreamcoreError], error: KafkaError, doing: str) -> StreamcoreError:
-        self.serve(0)
+        try:
+            calling_back(self.serve, 0)
+        except KafkaException as fatal:
+            self.on_error(unwrapped(fatal))
         what = self._settings.scrub(f"{doing}: {error.str()} ({error.name()})")
         with self._lock:
             trouble, denied = self._trouble, self._denied

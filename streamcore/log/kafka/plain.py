@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from streamcore.clock import Clock
 from streamcore.errors import LogUnavailable, TransactionAborted, broken
-from streamcore.log.kafka.errors import Events
+from streamcore.log.kafka.errors import Events, calling_back
 from streamcore.log.kafka.producer import KafkaReceipt, drop, made
 from streamcore.log.kafka.queueing import Queue
 from streamcore.log.kafka.settings import ClientSettings, with_events
@@ -73,9 +73,12 @@ class IdempotentProducer:
     def flush(self, timeout_s: float) -> None:
         """Forgets what failed, once raised: the epoch is run again."""
         deadline = self._clock.monotonic_s() + timeout_s
-        waiting = self._records.flush(timeout_s)
-        if self._frames is not None:
-            waiting += self._frames.flush(max(0.0, deadline - self._clock.monotonic_s()))
+        try:
+            waiting = calling_back(self._records.flush, timeout_s)
+            if self._frames is not None:
+                waiting += calling_back(self._frames.flush, max(0.0, deadline - self._clock.monotonic_s()))
+        except KafkaException as error:
+            raise self._events.error(error, "producer: flush") from error
         receipts, self._receipts = self._receipts, []
         failed, self._failed = self._failed, None
         if failed is None:

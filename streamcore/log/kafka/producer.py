@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from streamcore.clock import Clock
 from streamcore.errors import LogUnavailable, StreamcoreError, TransactionAborted
-from streamcore.log.kafka.errors import Events, refused_setting
+from streamcore.log.kafka.errors import Events, calling_back, refused_setting, unwrapped
 from streamcore.log.kafka.queueing import Queue
 from streamcore.log.kafka.settings import ClientSettings, with_events
 from streamcore.log.port import Headers, Membership, OffsetCommit
@@ -59,7 +59,7 @@ class TransactionalProducer:
 
     def init(self, timeout_s: float) -> None:
         try:
-            self._client.init_transactions(timeout_s)
+            calling_back(self._client.init_transactions, timeout_s)
         except KafkaException as error:
             raise self._events.error(error, f"producer {self._id}: init") from error
 
@@ -96,7 +96,10 @@ class TransactionalProducer:
 
     def flush(self, timeout_s: float) -> None:
         self._raise_failure()
-        waiting = self._client.flush(timeout_s)
+        try:
+            waiting = calling_back(self._client.flush, timeout_s)
+        except KafkaException as error:
+            raise self._events.in_transaction(error, f"producer {self._id}: flush") from error
         for receipt in self._receipts:
             if receipt.error is not None:
                 raise self._events.in_transaction(receipt.error, f"producer {self._id}: a message was not taken")
@@ -111,20 +114,20 @@ class TransactionalProducer:
         wanted = [ck.TopicPartition(c.tp.topic, c.tp.partition, c.offset, c.metadata) for c in offsets]
         raw: Any = membership.raw
         try:
-            self._client.send_offsets_to_transaction(wanted, raw, timeout_s)
+            calling_back(self._client.send_offsets_to_transaction, wanted, raw, timeout_s)
         except KafkaException as error:
             raise self._events.in_transaction(error, f"producer {self._id}: send_offsets") from error
 
     def commit(self, timeout_s: float) -> None:
         self._raise_failure()
         try:
-            self._client.commit_transaction(timeout_s)
+            calling_back(self._client.commit_transaction, timeout_s)
         except KafkaException as error:
             raise self._events.at_commit(error, f"producer {self._id}: commit") from error
 
     def abort(self, timeout_s: float) -> None:
         try:
-            self._client.abort_transaction(timeout_s)
+            calling_back(self._client.abort_transaction, timeout_s)
         except KafkaException as error:
             raise self._events.in_transaction(error, f"producer {self._id}: abort") from error
 
@@ -159,4 +162,7 @@ def made(conf: dict[str, Any], settings: ClientSettings) -> ck.Producer:
 def drop(client: ck.Producer) -> None:
     """Nothing queued is sent; the client's threads end when the object goes."""
     client.purge(in_queue=True, in_flight=True, blocking=False)
-    client.poll(0)
+    try:
+        calling_back(client.poll, 0)
+    except KafkaException as error:
+        logger.info("a client that is let go had failed: %s", unwrapped(error).str())

@@ -18,7 +18,7 @@ import confluent_kafka as ck
 from streamcore import limits
 from streamcore.clock import Clock
 from streamcore.errors import LogUnavailable
-from streamcore.log.kafka.errors import Events
+from streamcore.log.kafka.errors import Events, calling_back
 from streamcore.log.port import Headers
 
 Delivered = Callable[[Any, Any], None]
@@ -71,7 +71,7 @@ class Queue:
                 keys = None if keys is None else keys[done:]
                 times = None if times is None else times[done:]
                 headers = None if headers is None else headers[done:]
-        self._client.poll(0)
+        calling_back(self._client.poll, 0)
 
     def _wait_for_room(self, topic: str, full_since: float | None) -> float:
         now = self._clock.monotonic_s()
@@ -81,5 +81,5 @@ class Queue:
                 f"the queue to the brokers stays full ({len(self._client)} messages) while producing to {topic}",
                 "look whether the brokers run and keep up",
             )
-        self._client.poll(_ROOM_S)
+        calling_back(self._client.poll, _ROOM_S)
         return since
