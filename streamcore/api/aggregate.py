@@ -26,7 +26,7 @@ SAME_AS_VALUE: Final[Any] = _SameAsValue()
 class Aggregate(Generic[V, A, R_co]):
     """`zero` makes the accumulator of a key that has none, `add` returns it with one value more (a new one, or the
     same changed), `result` makes of it what the table shows; `merge` joins two. `accumulator` and `shown` are the types
-    of the accumulator and of the result: where they are not given, the annotations of `add`, `zero` and `result` tell,
+    of the accumulator and of the result: where they are not given, the annotations of `add` and `result` tell,
     or else each saved value carries its own."""
 
     zero: Callable[[], A]

@@ -216,14 +216,14 @@ class KeyedStream(Stream[V_co], Generic[K_co, V_co]):
             zero=how.zero,
             add=how.add,
             result=how.result,
-            accumulator=self._type(how.accumulator, how.add, how.zero),
+            accumulator=self._type(how.accumulator, how.add),
         )
         return Table(self._graph, self._graph.add(node))
 
-    def _type(self, given: Any, *makers: Callable[..., Any]) -> Any:
+    def _type(self, given: Any, maker: Callable[..., Any]) -> Any:
         if given is SAME_AS_VALUE:
             return self._node.value_type
-        return next((of for of in (given, *map(returned, makers)) if of is not UNKNOWN), UNKNOWN)
+        return returned(maker) if given is UNKNOWN else given
 
     def dedupe(
         self: KeyedStream[K, V], name: str, by: Callable[[V], Key], *, keep: timedelta, too_old: OnError | None = None

@@ -196,4 +196,5 @@ class _Ids(dict[object, str]):
 
 
 def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;").replace("#", "&num;")
+    """Mermaid's own entities: #quot; is a quote, #35; is a #."""
+    return text.replace("#", "#35;").replace('"', "#quot;").replace("<", "#lt;").replace("&", "#amp;")

@@ -263,7 +263,7 @@ def _check_names(nodes: Sequence[Node]) -> None:
         if isinstance(node, Sink | Source):
             continue
         if isinstance(node, KeyBy | Aggregate | Process | Dedupe):
-            check_name(f"a {_verb(node)} step", node.name, node.where)
+            check_name(f"{_article(node)} step", node.name, node.where)
         other = seen.setdefault(node.name, node)
         if other is not node:
             raise TopologyError(
@@ -314,8 +314,14 @@ def at(where: str) -> str:
     return f"{where}: " if where else ""
 
 
-def _verb(node: Node) -> str:
-    return "key_by" if isinstance(node, KeyBy) else node.kind.lower()
+def _article(node: Node) -> str:
+    names: dict[type[Node], str] = {
+        KeyBy: "a key_by",
+        Aggregate: "an aggregate",
+        Process: "a process",
+        Dedupe: "a dedupe",
+    }
+    return names[type(node)]
 
 
 # --- what the registry is made of ---------------------------------------------------------------------------------
