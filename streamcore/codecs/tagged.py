@@ -3,9 +3,10 @@
 Plain scalars (str, bytes, int, float, bool, None), lists, and dicts with plain keys are msgpack's own. Everything else
 is an extension, whose data is text, or msgpack again:
 
-    2 Decimal   3 datetime   4 date   5 time: text         1 int of more than 64 bits: its bytes, signed
+    1 int of more than 64 bits: its bytes, signed          2 Decimal   3 datetime   4 date   5 time: text
     6 timedelta: [days, seconds, microseconds]             7 UUID: 16 bytes
     8 tuple   9 set   10 frozenset: an array               11 dict: an array of [key, value]
+    12 a read-only view of a dict (a Record's headers)
     16 an object whose fields are all typed: [class, bytes of its own typed codec]
     17 any other object: [class, {field: value}]           18 an Enum's member: [class, name]
 
@@ -20,6 +21,7 @@ import enum
 from collections.abc import Callable, Iterable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, Final, Protocol, cast
 from uuid import UUID
 
@@ -58,6 +60,7 @@ class Tagged:
             tuple: lambda v: self._array(8, v),
             set: lambda v: self._array(9, v),
             frozenset: lambda v: self._array(10, v),
+            MappingProxyType: lambda v: Ext(12, _encode(self._dict(dict(v)))),
             Decimal: lambda v: Ext(2, str(v).encode()),
             datetime: lambda v: Ext(3, v.isoformat().encode()),
             date: lambda v: Ext(4, v.isoformat().encode()),
@@ -77,6 +80,7 @@ class Tagged:
             9: lambda data: set(self._decode(data)),
             10: lambda data: frozenset(self._decode(data)),
             11: lambda data: dict(self._decode(data)),
+            12: lambda data: MappingProxyType(self._decode(data)),
             _TYPED: self._read_typed,
             _FIELDS: self._read_fields,
             _MEMBER: self._read_member,

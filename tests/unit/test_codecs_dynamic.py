@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -77,6 +78,7 @@ VALUES: list[Any] = [
     *SCALARS,
     *((), (1, "a"), [1, (2,)], {1, 2}, frozenset("ab"), {"a": (1,)}, {1: 2}, {(1, 2): NOON}, {2**80: "big"}),
     *(Order(order_id="o", aliased=3), Point(1, 2.0), FarPoint(1), Loose((1, {2})), Tick(NOON), Tick(NOON, (1,))),
+    MappingProxyType({"a": (b"1",)}),
     *(Holder(Order(order_id="o"), [Point(1)]), Pair(1, "b"), Colour.RED, [Order(order_id="o"), None]),
 ]
 
