@@ -56,13 +56,12 @@ def with_nulls(codec: BatchCodec) -> Any:
 class Partitions(dict[Any, int]):
     """Key to partition, for the keys met of late: group modulo n, so that a rescale moves whole groups."""
 
-    def __init__(self, partitions: int, most: int = limits.KEY_CACHE_ENTRIES) -> None:
+    def __init__(self, partitions: int) -> None:
         super().__init__()
         self._n = partitions
-        self._most = most
 
     def __missing__(self, key: Any) -> int:
-        if len(self) >= self._most:
+        if len(self) >= limits.KEY_CACHE_ENTRIES:
             self.clear()
         found = self[key] = key_group(encode_key(key)) % self._n
         return found

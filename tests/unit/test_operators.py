@@ -346,3 +346,25 @@ def test_aggregates_equal_a_plain_loop_over_failures_commits_and_aborts(monkeypa
             task.program.drop()
             task.outbox.drop()
             uncommitted.clear()
+
+
+# --- records ----------------------------------------------------------------------------------------------------
+
+
+def test_records_tell_what_the_message_told() -> None:
+    s = source(EVENTS)
+    some = keyed(nodes.Filter, s, "some", f=lambda v: v > 1)
+    twice = keyed(nodes.FlatMap, some, "twice", f=lambda v: [v, v])
+    whole = keyed(nodes.Records, twice, "records")
+    told: list[Any] = []
+    kept = keyed(nodes.Map, whole, "keep", f=lambda record: told.append(record) or record.value)
+    built = chain(s, some, twice, whole, kept, sink(kept, COUNTS))
+    assert built.stage("events").needs_origins
+    task = Task(built, "events")
+    tp = TopicPartition("events", Partition(3))
+    run = Run(tp, [7, 8], [b"a", b"b"], [b"1", b"2"], [0, 2_500], [None, [("h", b"1"), ("h", b"2")]])
+    task.feed(decode(run, EVENTS, origins=True, positions=True))
+    assert len(told) == 2 and told[0] == told[1]
+    record = told[0]
+    assert (record.key, record.value, record.timestamp.timestamp(), record.topic) == ("b", 2, 2.5, "events")
+    assert (record.partition, record.offset, record.headers, record.correlation_id) == (3, 8, {"h": b"2"}, "events-3-8")
