@@ -110,8 +110,8 @@ class WorkerSettings(_Section):
     commit_interval: DurationMs = Field(
         default=limits.COMMIT_INTERVAL_MS,
         ge=1,
-        le=limits.TRANSACTION_TIMEOUT_MS // 2,
-        description=f"a duration from 1ms to {limits.TRANSACTION_TIMEOUT_MS // 2000}s, as 100ms",
+        le=limits.COMMIT_INTERVAL_MAX_MS,
+        description=f"a duration from 1ms to {limits.COMMIT_INTERVAL_MAX_MS}ms, as 100ms",
     )
     session_timeout: DurationMs = Field(
         default=limits.SESSION_TIMEOUT_MS,
@@ -303,3 +303,32 @@ def _unknown(path: Sequence[str], where: str) -> SettingsError:
     return SettingsError(
         f"there is no setting {'.'.join(path)} ({where})", f"{guess}the names {which} are {', '.join(known)}"
     )
+
+
+# --- documentation ----------------------------------------------------------------------------------------------
+
+
+def markdown() -> str:
+    """docs/settings.md; a test holds the file to it."""
+    lines = [
+        "# Settings",
+        "",
+        "From `streamcore.toml` (or `--config FILE`), the environment (`STREAMCORE_` + section + two underscores +",
+        "name) and flags; the later of these wins. An unknown name or a wrong value ends a command with exit code 10.",
+    ]
+    for name in Settings.model_fields:
+        section = _section(name)
+        fields = section.model_fields if section else {}
+        lines += ["", f"## [{name}]", "", "| name | environment | default | what is allowed |", "|---|---|---|---|"]
+        for field, about in fields.items():
+            variable = f"{PREFIX}{name.upper()}__{field.upper()}"
+            lines.append(f"| `{field}` | `{variable}` | {_default(field, about.default)} | {about.description} |")
+    return "\n".join([*lines, ""])
+
+
+def _default(field: str, value: object) -> str:
+    if field in ("commit_interval", "session_timeout") and isinstance(value, int):
+        return f"`{value}ms`" if value < 1_000 else f"`{value // 1_000}s`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{value}`" if isinstance(value, str | int | Path) else "none"

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from streamcore.cli.connect import EMBEDDED, administered, opened
 from streamcore.cli.load import job_name, load_job
-from streamcore.cli.options import Config, JobName, Json, Kafka, StateDir, Target, by_remedy
+from streamcore.cli.options import Config, JobName, Json, Kafka, StateDir, Target, looking
 from streamcore.clock import Clock, SystemClock
 from streamcore.config import load
 from streamcore.errors import EXIT_STOP
@@ -27,7 +27,7 @@ from streamcore.ui.drawing import draw
 MARKS: Final = {"good": "ok  ", "note": "note", "bad": "BAD "}
 
 
-@by_remedy
+@looking
 def check(target: Target, kafka: Kafka = None, state_dir: StateDir = None, config: Config = None) -> None:
     """Types, topics, partitions, and saved state against the code, without running. Exit 10 if a start would fail."""
     settings = load(config, {"kafka.bootstrap": kafka, "worker.state_dir": state_dir})
@@ -52,7 +52,7 @@ def _findings(plan: Plan, log: Log, clock: Clock, embedded: bool) -> list[Findin
         return checks.check(plan, log, admin, clock, auto_create=embedded)
 
 
-@by_remedy
+@looking
 def explain(
     target: Target,
     mermaid: Annotated[bool, typer.Option("--mermaid", help="As a Mermaid flowchart.")] = False,
@@ -73,7 +73,7 @@ def explain(
         draw(plan, Console(), partitions)
 
 
-@by_remedy
+@looking
 def status(
     job: JobName, kafka: Kafka = None, state_dir: StateDir = None, as_json: Json = False, config: Config = None
 ) -> None:

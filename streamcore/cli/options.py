@@ -20,6 +20,7 @@ from streamcore.errors import (
     EXIT_STOP,
     StreamcoreError,
 )
+from streamcore.observe import logs
 
 P = ParamSpec("P")
 
@@ -48,6 +49,20 @@ Config = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Json = Annotated[bool, typer.Option("--json", help="For programs: JSON.")]
+
+
+def looking(command: Callable[P, None]) -> Callable[P, None]:
+    """As `by_remedy`, for commands without a view of their own: warnings go to stderr."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        handler = logs.configure("warning", sys.stderr)
+        try:
+            command(*args, **kwargs)
+        finally:
+            logs.remove(handler)
+
+    return by_remedy(wrapped)
 
 
 def by_remedy(command: Callable[P, None]) -> Callable[P, None]:

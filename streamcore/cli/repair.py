@@ -8,7 +8,7 @@ import typer
 
 from streamcore.cli.connect import administered, opened
 from streamcore.cli.load import job_name
-from streamcore.cli.options import Config, JobName, Kafka, StateDir, Yes, by_remedy
+from streamcore.cli.options import Config, JobName, Kafka, StateDir, Yes, looking
 from streamcore.clock import SystemClock
 from streamcore.config import load
 from streamcore.errors import StopError
@@ -16,7 +16,7 @@ from streamcore.runtime import recover as recovering
 from streamcore.runtime import reset as resetting
 
 
-@by_remedy
+@looking
 def reset(
     job: JobName, kafka: Kafka = None, state_dir: StateDir = None, yes: Yes = False, config: Config = None
 ) -> None:
@@ -34,7 +34,7 @@ def reset(
     typer.echo("done")
 
 
-@by_remedy
+@looking
 def recover(
     job: JobName, kafka: Kafka = None, state_dir: StateDir = None, yes: Yes = False, config: Config = None
 ) -> None:

@@ -150,7 +150,7 @@ def _alone(wanted: Wanted) -> int:
             if beside.step(told) or orphaned.is_set():
                 worker.stop()
 
-        with _metrics_served(settings, metrics), _signals(worker.stop):
+        with _metrics_served(settings, metrics), graceful(worker.stop):
             try:
                 worker.run(between)
             finally:
@@ -195,7 +195,7 @@ def _supervised(wanted: Wanted) -> int:
         patiently(lambda: _prepare(wanted, admin), "the log does not answer yet", clock, entropy)
         supervisor = Supervisor(slots, lambda slot: ProcessChild(_arguments(wanted, slot)), clock, entropy)
         beside = Beside(wanted.plan, log, admin, clock, view, wanted.feeds, wanted.shown, wanted.until_idle)
-        with _signals(supervisor.stop):
+        with graceful(supervisor.stop):
             try:
                 while (code := supervisor.step()) is None:
                     if beside.step(supervisor.told()):
@@ -236,7 +236,7 @@ def _view(wanted: Wanted, clock: SystemClock, link: Link | None) -> Generator[Vi
 
 
 @contextmanager
-def _signals(stop: Callable[[], None]) -> Generator[None]:
+def graceful(stop: Callable[[], None]) -> Generator[None]:
     """The first SIGTERM or SIGINT stops gracefully; a second one has its usual effect."""
 
     def handle(number: int, frame: FrameType | None) -> None:

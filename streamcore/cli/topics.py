@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from streamcore.cli.connect import administered, ensure_topics, opened
-from streamcore.cli.options import Config, Json, Kafka, StateDir, by_remedy
+from streamcore.cli.options import Config, Json, Kafka, StateDir, looking
 from streamcore.clock import SystemClock
 from streamcore.config import Settings, load
 from streamcore.errors import StopError
@@ -28,7 +28,7 @@ def _settings(config: Config, kafka: Kafka, state_dir: StateDir) -> Settings:
 
 
 @app.command("list")
-@by_remedy
+@looking
 def list_topics(kafka: Kafka = None, state_dir: StateDir = None, as_json_: Json = False, config: Config = None) -> None:
     """Names and partition counts."""
     with opened(_settings(config, kafka, state_dir), SystemClock(), read_only=True) as log, administered(log) as admin:
@@ -42,7 +42,7 @@ def list_topics(kafka: Kafka = None, state_dir: StateDir = None, as_json_: Json 
 
 
 @app.command()
-@by_remedy
+@looking
 def create(
     topic: Name,
     partitions: Annotated[int, typer.Option(min=1, help="How many; a job's keys and tasks follow it.")],
@@ -72,7 +72,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 @app.command()
-@by_remedy
+@looking
 def read(
     topic: Name,
     committed: Annotated[
@@ -103,7 +103,7 @@ def read(
 
 
 @app.command()
-@by_remedy
+@looking
 def produce(
     topic: Name,
     file: Annotated[str, typer.Argument(metavar="FILE|-", help="A record a line; - is standard input.")] = "-",

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from streamcore.config import Settings, duration_ms, load
+from streamcore.config import Settings, duration_ms, load, markdown
 from streamcore.errors import SettingsError
 
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 
 
 def file(text: str) -> Path:
@@ -54,7 +57,7 @@ def test_a_wrong_value_names_setting_value_source_and_what_is_allowed(monkeypatc
     monkeypatch.delenv("STREAMCORE_METRICS__PORT")
     file("[worker]\ncommit_interval = '1h'\n")
     assert "worker.commit_interval (streamcore.toml): '1h'" in told()
-    assert "1ms to 5s" in told()
+    assert "1ms to 2500ms" in told()
 
 
 @pytest.mark.parametrize(
@@ -135,3 +138,7 @@ def test_durations_read_as_written(text: object, ms: int) -> None:
 def test_other_durations_are_refused(text: object) -> None:
     with pytest.raises(ValueError, match="not a duration"):
         duration_ms(text)
+
+
+def test_the_documented_settings_are_those_that_exist() -> None:
+    assert DOCS.read_text() == markdown(), "write docs/settings.md anew from config.markdown()"
