@@ -183,9 +183,19 @@ def holds_model(of: Any) -> bool:
     return any(is_model(part) for part in parts(of))
 
 
+def is_plain(of: Any) -> bool:
+    """Scalars and Enums, and unions of them: a value of the right class is of the type. Not so for a Literal, or where
+    an Annotated bounds it."""
+    if _is_union(of):
+        return all(map(is_plain, typing.get_args(of)))
+    if isinstance(of, typing.NewType):
+        return is_plain(of.__supertype__)
+    return of is None or of in SCALARS or is_enum(of)
+
+
 def holds_own_class(of: Any) -> bool:
-    """A Struct, a dataclass or a container somewhere: what checks nothing when it is made."""
-    return not all(m in SCALARS or typing.get_origin(m) is typing.Literal or is_enum(m) for m in members(of))
+    """A Struct, a dataclass, a container or a bound somewhere: what checks nothing when it is made."""
+    return not is_plain(of)
 
 
 def can_be_kept(of: Any) -> bool:

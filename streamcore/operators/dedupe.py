@@ -8,7 +8,7 @@ from streamcore import limits
 from streamcore.inbox.inbox import ACCEPTED, DUPLICATE, TOO_OLD, Inbox
 from streamcore.operators.batch import Batch
 from streamcore.operators.errors import StepFailed, refuse
-from streamcore.operators.stateless import Run, select
+from streamcore.operators.stateless import Run, select, whole
 from streamcore.state.keys import encode_key, encode_keys, group_prefix
 from streamcore.state.store import Column, Delta
 from streamcore.topology.nodes import Dedupe, Skip
@@ -46,7 +46,7 @@ class DedupeStep:
 
     def run(self, batch: Batch) -> None:
         try:
-            ids = encode_keys(list(map(self._by, batch.values)))
+            ids = encode_keys(whole(list(map(self._by, batch.values)), batch))
             prefixes = list(map(self._prefix_of, batch.keys or []))
             verdicts = self._inbox.admit(ids, prefixes, batch.times)
         except Exception as error:

@@ -11,7 +11,7 @@ from streamcore.codecs.dynamic import ColumnCodec
 from streamcore.log.port import Headers
 from streamcore.operators.batch import CORRELATION_HEADER, Batch
 from streamcore.operators.errors import refuse
-from streamcore.operators.stateless import Run
+from streamcore.operators.stateless import Run, whole
 from streamcore.sink.outbox import Outbox
 from streamcore.sink.shuffle import ENCODED_KEYS, NATIVE_KEYS, encode_chunks
 from streamcore.state.keys import encode_key, encode_keys, key_group
@@ -73,7 +73,7 @@ def regroup_step(node: KeyBy, topic: str, partitions: int, outbox: Outbox, codec
 
     def run(batch: Batch) -> None:
         try:
-            keys = list(map(f, batch.values))
+            keys = whole(list(map(f, batch.values)), batch)
             places = list(map(partition_of, keys))
             wire_keys, kind = key_column(keys)
             for partition, columns in _grouped(places, wire_keys, batch, partitions):

@@ -11,7 +11,7 @@ from typing import Any
 
 from streamcore.operators.batch import Batch
 from streamcore.operators.errors import refuse
-from streamcore.operators.stateless import Run
+from streamcore.operators.stateless import Run, whole
 from streamcore.operators.values import fits, immutable_classes
 from streamcore.state.overlay import ABSENT, Overlay, Packer
 from streamcore.state.store import Column, Delta
@@ -71,7 +71,7 @@ class AggregateStep:
     def emit(self, batch: Batch) -> None:
         """A part of `changed`, as results, to what follows."""
         try:
-            values = list(map(self._result, batch.values))
+            values = whole(list(map(self._result, batch.values)), batch)
         except Exception as error:
             refuse(self.name, error)
         self._then(batch.with_values(values))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain, compress, repeat, starmap
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from streamcore.errors import shown
 from streamcore.operators.batch import Batch
@@ -20,6 +20,16 @@ Run = Callable[[Batch], None]
 
 def nowhere(batch: Batch) -> None:
     """The end of a branch whose last step is there for its state."""
+
+
+T = TypeVar("T")
+
+
+def whole(results: list[T], batch: Batch) -> list[T]:
+    """What map() gave for a batch. A StopIteration raised by a user's function would end it early, without a word."""
+    if len(results) != len(batch):
+        raise RuntimeError("the function raised StopIteration: give next() a default")
+    return results
 
 
 def fan_out(runs: Sequence[Run]) -> Run:
@@ -42,7 +52,7 @@ def map_step(node: Map, then: Run) -> Run:
 
     def run(batch: Batch) -> None:
         try:
-            values = list(map(f, batch.values))
+            values = whole(list(map(f, batch.values)), batch)
         except Exception as error:
             refuse(name, error)
         then(batch.with_values(values))
@@ -56,7 +66,7 @@ def map_items_step(node: MapItems, then: Run) -> Run:
     def run(batch: Batch) -> None:
         keys = batch.keys if batch.keys is not None else repeat(None)
         try:
-            values = list(map(f, keys, batch.values))
+            values = whole(list(map(f, keys, batch.values)), batch)
         except Exception as error:
             refuse(name, error)
         then(batch.with_values(values))
@@ -69,7 +79,7 @@ def filter_step(node: Filter, then: Run) -> Run:
 
     def run(batch: Batch) -> None:
         try:
-            wanted = list(map(bool, map(f, batch.values)))
+            wanted = whole(list(map(bool, map(f, batch.values))), batch)
         except Exception as error:
             refuse(name, error)
         kept = select(batch, wanted)
@@ -112,7 +122,7 @@ def flat_map_step(node: FlatMap, then: Run) -> Run:
 
     def run(batch: Batch) -> None:
         try:
-            many = list(map(as_list, map(f, batch.values)))
+            many = whole(list(map(as_list, map(f, batch.values))), batch)
         except Exception as error:
             refuse(name, error)
         spread = expand(batch, many)

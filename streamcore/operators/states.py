@@ -17,6 +17,7 @@ from operator import attrgetter, is_not
 from typing import Any
 
 from streamcore.codecs import kinds
+from streamcore.errors import shown
 from streamcore.operators.values import fits, immutable_classes
 from streamcore.state.overlay import ABSENT, Overlay
 from streamcore.state.rows import Rows
@@ -73,12 +74,14 @@ class StateObjects:
         for field, classes, check, column in zip(self.values, self._classes, self._checks, columns, strict=True):
             if classes and fits(list(column), classes):
                 continue
+            where = f"{self._class.__name__}.{field.name}"
             try:
                 check(list(column))
-                if classes:
-                    raise TypeError("a number beyond 64 bits, or a text that is no valid Unicode")
             except TypeError as error:
-                raise TypeError(f"{self._class.__name__}.{field.name}: {error}") from error
+                raise TypeError(f"{where}: {error}") from error
+            bad = next((value for value in column if classes and not fits([value], classes)), None)
+            if bad is not None:
+                raise TypeError(f"{where}: {shown(bad)} is of a subclass, beyond 64 bits, or no valid Unicode")
 
 
 def _setter(of: Any, name: str) -> Any:

@@ -16,7 +16,7 @@ def immutable_classes(of: Any) -> frozenset[type[Any]]:
     scalars = frozenset(kinds.SCALARS)
     if of is UNKNOWN:
         return scalars
-    found = kinds.classes(of)
+    found = kinds.classes(of) if kinds.is_plain(of) else None
     return found if found is not None and found <= scalars else frozenset()
 
 

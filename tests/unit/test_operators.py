@@ -149,6 +149,32 @@ def test_the_step_that_fails_is_named(kind: Any, more: Any, message: str) -> Non
     assert task.producer.columns == []
 
 
+def stop(value: Any) -> Any:
+    if value:
+        raise StopIteration
+    return value
+
+
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        (nodes.Map, {"f": stop}),
+        (nodes.MapItems, {"f": lambda k, v: stop(v)}),
+        (nodes.Filter, {"f": stop}),
+        (nodes.FlatMap, {"f": stop}),
+        (nodes.MapBatch, {"f": lambda vs: [stop(v) for v in vs]}),
+        (nodes.Dedupe, {"by": stop, "keep_ms": 1_000, "too_old": Stop()}),
+        (nodes.Aggregate, {"zero": int, "add": lambda a, v: stop(v), "result": int, "accumulator": int}),
+    ],
+)
+def test_no_record_is_lost_when_a_function_raises_stop_iteration(kind: Any, more: Any) -> None:
+    s = source(EVENTS)
+    bad = keyed(kind, s, "bad-one", **more)
+    task = Task(chain(s, bad, sink(bad, COUNTS)), "events")
+    with pytest.raises(StepFailed, match="bad-one"):
+        task.feed(events(("a", 0), ("b", 1), ("c", 0)))
+
+
 def test_a_value_of_the_wrong_type_is_blamed_on_the_sink() -> None:
     s = source(EVENTS)
     text = keyed(nodes.Map, s, "text", f=str)

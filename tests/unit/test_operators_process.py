@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from enum import IntEnum
+from typing import Any, Literal
 
 import pytest
 
@@ -101,7 +102,28 @@ def test_keys_that_were_only_looked_at_are_not_saved() -> None:
     assert task.commit() == {}
 
 
-@pytest.mark.parametrize("wrong", ["text", None, 1.5, True, 1 << 70])
+class Bounded(State):
+    count = Value(Literal["a", "b"])
+
+
+def test_a_value_that_its_type_does_not_allow_is_never_saved() -> None:
+    def on_event(value: int, state: Any, ctx: Any) -> None:
+        state.count = "a" if value else "c"
+
+    task = processing(on_event, Bounded)
+    task.feed(events(("a", 1)))
+    with pytest.raises(StepFailed):
+        task.feed(events(("a", 0)))
+    task.commit()
+    state: Any = task.program.peek("seen", "a")
+    assert state.count == "a"
+
+
+class Answer(IntEnum):
+    YES = 42
+
+
+@pytest.mark.parametrize("wrong", ["text", None, 1.5, True, 1 << 70, Answer.YES])
 def test_a_value_of_the_wrong_type_is_found_with_its_record(wrong: Any) -> None:
     def on_event(value: int, state: Any, ctx: Any) -> None:
         state.count = wrong
