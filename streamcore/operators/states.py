@@ -117,7 +117,9 @@ class HotStates(Overlay):
         return self.values
 
     def peek(self, key: Any) -> Any:
-        return self.read([key])[0]
+        """A copy."""
+        columns = self._objects.read(self.read([key]))
+        return self._objects.make(list(zip(*columns, strict=True)) or [()])[0]
 
     def _found(self, keys: list[Any]) -> list[Any]:
         found = super()._found(keys)

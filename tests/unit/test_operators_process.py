@@ -222,6 +222,9 @@ def test_the_state_of_a_key_can_be_looked_at() -> None:
     task.feed(events(("a", 7)))
     state: Any = task.program.peek("seen", "a")
     assert (state.count, state.last) == (1, 7)
+    state.count = 99
+    again: Any = task.program.peek("seen", "a")
+    assert again.count == 1
     unknown: Any = task.program.peek("seen", "b")
     assert (unknown.count, unknown.last) == (0, None)
 
