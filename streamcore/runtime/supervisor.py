@@ -230,11 +230,12 @@ class ProcessChild:
     """A worker's process, seen from the parent."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
+        """Python's arguments. -P: a file in the working directory must not stand in for a library's."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, *arguments],
+                [sys.executable, "-P", *arguments],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 env={**os.environ, LINK_VARIABLE: str(theirs.fileno())},

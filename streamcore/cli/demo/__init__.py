@@ -57,7 +57,7 @@ def demo() -> None:
 
 
 def _worker(directory: str, point: str, number: int) -> None:
-    arguments = [sys.executable, "-m", "streamcore.cli.demo.worker", directory, point, str(number)]
+    arguments = [sys.executable, "-P", "-m", "streamcore.cli.demo.worker", directory, point, str(number)]
     code = subprocess.run(arguments, check=False).returncode
     expected = 0 if point == "never" else EXIT_CRASHED
     if code != expected:
