@@ -1,0 +1,35 @@
+"""A real Kafka for every test that asks: one for the session, found or started, never skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.kafka import broker
+from tests.kafka.jars import Unavailable
+
+
+@pytest.fixture(scope="session")
+def bootstrap() -> Iterator[str]:
+    """HOST:PORT of one broker, which tests share: names are to be unique (see `unique`)."""
+    try:
+        cluster = broker.one()
+    except Unavailable as error:
+        pytest.fail(str(error), pytrace=False)
+    yield cluster.bootstrap
+    cluster.close()
+
+
+@pytest.fixture
+def brokers() -> Iterator[Callable[[int], broker.Local]]:
+    """Makes a cluster of so many brokers for one test, which may kill, pause and restart them."""
+    made: list[broker.Local] = []
+
+    def make(count: int) -> broker.Local:
+        made.append(broker.Local(count))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.close()
