@@ -9,10 +9,9 @@ benchmarks/results.md. The first round also compares what both sides wrote. A be
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import date
 from statistics import median
@@ -25,6 +24,7 @@ from rich.table import Table
 
 from benchmarks.records import Counted, Topics, load
 from benchmarks.runs import ROOT, SIDES, Cluster, Measured, measure
+from tests.kafka.broker import Given, Local
 
 CASES = {
     "map_filter": "map + filter",
@@ -38,15 +38,15 @@ console = Console(highlight=False, soft_wrap=True)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kafka", default=os.environ.get("STREAMCORE_BENCH_KAFKA"))
+    parser.add_argument("--kafka")
     parser.add_argument("--records", type=int, default=4_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=CASES, action="append")
     parser.add_argument("--side", choices=SIDES, action="append", help="leave the other side out (to profile)")
     parser.add_argument("--profile", metavar="DIR", help="where pyinstrument writes CASE-SIDE.txt")
     given = parser.parse_args()
-    with ExitStack() as stack:
-        cluster = Cluster(given.kafka or stack.enter_context(broker()))
+    with closing(Given(given.kafka) if given.kafka else Local(heap="1g", fast_start=False)) as broker:
+        cluster = Cluster(broker.bootstrap)
         plan = Plan(given.records, given.rounds, given.only or list(CASES), given.side or list(SIDES), given.profile)
         pairs = bench(cluster, plan)
     if not given.profile:
@@ -116,12 +116,6 @@ def summed(hashes: object) -> tuple[int, int]:
     for one in hashes:  # type: ignore[attr-defined]
         count, total = count + 1, (total + one) % (1 << 64)
     return count, total
-
-
-def broker() -> object:
-    from tests.kafka.broker import start_broker
-
-    return start_broker(heap="1g")
 
 
 def report(pairs: dict[str, list[Pair]], plan: Plan) -> None:

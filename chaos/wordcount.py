@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +31,7 @@ COPIES = 0.05
 SESSION_TIMEOUT_S = 6
 """The least that a broker allows by default."""
 SETTLE_S = 60.0
-HEAL_S = 120.0
+HEAL_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,17 @@ class Report:
         return "\n".join([f"seed {self.seed}, {self.shape}", *self.problems, "history:", *self.history])
 
 
-def run(kafka: str, seed: int, directory: Path, shape: Shape | None = None) -> Report:
-    """Leaves no process and no topic behind; logs and state directories stay in `directory`."""
+def run(kafka: str, seed: int, directory: Path, shape: Shape | None = None, keep: bool = False) -> Report:
+    """Leaves no process behind; logs and state directories stay in `directory`. `keep`: after a failure the topics
+    stay too."""
     chaos = _Run(kafka, seed, directory, shape or Shape())
     try:
-        chaos.prepare()
-        chaos.strike()
-        chaos.heal()
-        chaos.judge()
-    except (Failed, TimeoutError, KafkaException) as error:
-        chaos.report.problems.append(f"{type(error).__name__}: {error}")
+        for part in (chaos.prepare, chaos.strike, chaos.heal):
+            if not chaos.attempt(part):
+                break
+        chaos.attempt(chaos.judge)
     finally:
-        chaos.close()
+        chaos.close(keep and not chaos.report.ok)
     return chaos.report
 
 
@@ -102,6 +101,16 @@ class _Run:
         self.expected = len({event.id for event in self.sent})
         self.due: list[tuple[float, Worker, str]] = []
         self.reader: Reader | None = None
+
+    def attempt(self, part: Callable[[], None]) -> bool:
+        """False: it failed, and the report says so. What was written is judged all the same."""
+        try:
+            part()
+        except (Failed, TimeoutError, KafkaException) as error:
+            self.tell(f"{part.__name__}: {type(error).__name__}")
+            self.report.problems.append(f"{part.__name__}: {type(error).__name__}: {error}")
+            return False
+        return True
 
     # --- the four parts -------------------------------------------------------------------------------------------
 
@@ -213,6 +222,9 @@ class _Run:
             self.live(0.2)
 
     def stop_workers(self) -> None:
+        for worker in self.workers:
+            if worker.condition == "paused":
+                worker.resume()
         codes = {worker.slot: worker.stop() for worker in self.workers}
         if any(codes.values()) or None in codes.values():
             raise Failed(f"workers did not end with 0 on SIGTERM: {codes}\n{self.workers[0].last_words(40)}")
@@ -221,14 +233,16 @@ class _Run:
         read = len(self.reader.outputs) if self.reader else 0
         self.report.history.append(f"{time.monotonic() - self.begun:7.1f} s  {read:7d} outputs  {what}")
 
-    def close(self) -> None:
-        """Whatever happened: no process, no topic, no client stays."""
+    def close(self, keep: bool) -> None:
+        """Whatever happened: no process, no client stays, and no topic unless they are to be kept."""
         for worker in self.workers:
             if worker.condition != "down":
                 worker.kill()
         if self.reader:
             self.reader.close()
+        self.report.took_s = time.monotonic() - self.begun
+        if keep:
+            return
         doomed = [name for name in self.admin.list_topics(timeout=10).topics if name.startswith(f"{self.name}.")]
         for deleted in self.admin.delete_topics(doomed).values() if doomed else ():
             deleted.result(30)
-        self.report.took_s = time.monotonic() - self.begun
