@@ -21,6 +21,7 @@ from confluent_kafka.cimpl import NewTopic
 from streamcore import limits
 from streamcore.clock import Clock
 from streamcore.errors import LogUnavailable, StopError, TopicError
+from streamcore.log.kafka.committed import GroupOffsets
 from streamcore.log.kafka.errors import Events, refused_setting, unwrapped
 from streamcore.log.kafka.settings import ClientSettings, with_events
 from streamcore.log.port import Committed, GroupMember, OffsetCommit, TopicInfo
@@ -40,6 +41,7 @@ class KafkaAdmin:
     def __init__(self, settings: ClientSettings, clock: Clock) -> None:
         self._clock = clock
         self._events = Events(settings, logger, "admin")
+        self._group_offsets = GroupOffsets(settings)
         conf = with_events(settings.admin(), logger, self._events.on_error)
         try:
             # Any: the library's stubs leave the results of its futures unknown.
@@ -159,37 +161,9 @@ class KafkaAdmin:
             return {}
         return self._until(
             f"the transactions that hold offsets of group {group} to be decided",
-            lambda: self._committed_now(group, tps, stable),
+            lambda: self._group_offsets.now(group, tps, stable, timeout_s),
             timeout_s,
         )
-
-    def _committed_now(
-        self, group: str, tps: Sequence[TopicPartition], stable: bool
-    ) -> dict[TopicPartition, Committed] | None:
-        """None while a transaction with offsets of these is undecided."""
-        request = ck.ConsumerGroupTopicPartitions(group, [ck.TopicPartition(tp.topic, tp.partition) for tp in tps])
-        doing = f"reading the committed offsets of group {group}"
-        try:
-            asked = self._client.list_consumer_group_offsets(
-                [request], require_stable=stable, request_timeout=_TIMEOUT_S
-            )
-            answer = asked[group].result(_TIMEOUT_S + 1)
-        except (KafkaException, TimeoutError) as error:
-            code = unwrapped(error).code()
-            if code in _NO_GROUP:
-                return {}
-            if code == KafkaError.UNSTABLE_OFFSET_COMMIT:
-                return None
-            raise self._events.error(error, doing) from error
-        found: dict[TopicPartition, Committed] = {}
-        for told in answer.topic_partitions:
-            if told.error is not None and told.error.code() == KafkaError.UNSTABLE_OFFSET_COMMIT:
-                return None
-            if told.error is not None:
-                raise self._events.error(told.error, f"{doing} for {told.topic}[{told.partition}]")
-            if told.offset >= 0:
-                found[_tp(told)] = Committed(Offset(told.offset), told.metadata or "")
-        return found
 
     def set_committed(self, group: str, offsets: Sequence[OffsetCommit]) -> None:
         wanted = [ck.TopicPartition(c.tp.topic, c.tp.partition, c.offset, c.metadata) for c in offsets]
@@ -238,6 +212,7 @@ class KafkaAdmin:
     def close(self) -> None:
         """The client's threads end when the object goes."""
         self._events.close()
+        self._group_offsets.close()
         self._client.poll(0)
 
     # --- errors and waiting ---------------------------------------------------------------------------------------
