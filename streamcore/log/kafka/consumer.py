@@ -2,8 +2,9 @@
 
 Invariants:
 - `_next` holds exactly the started partitions, each with the lowest offset that may still be returned. A partition is
-  assigned paused, at its end (where no fetch that slips out can fail), until `start` seeks it; whatever the client hands over for one that
-  is not started, or below `_next`, is dropped.
+  assigned paused, at its beginning (where no fetch that slips out can fail), until `start` seeks it; whatever the
+  client hands over for one that is not started, or below `_next`, is dropped. Not at its end: the client may look that
+  up again after the seek (seen on new topics), and then jumps to it, over records.
 - A listener's exception never reaches the client library: it is kept and raised when the call is over.
 """
 
@@ -52,7 +53,7 @@ class KafkaConsumer:
     def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
         def assigned(client: ck.Consumer, parts: list[ck.TopicPartition]) -> None:
             self._let_go()
-            held = [ck.TopicPartition(part.topic, part.partition, ck.OFFSET_END) for part in parts]
+            held = [ck.TopicPartition(part.topic, part.partition, ck.OFFSET_BEGINNING) for part in parts]
             client.assign(held)
             if held:
                 client.pause(held)
