@@ -278,6 +278,9 @@ def calling_back(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         raise
 
 
+_FENCED_MEMBER: Final = "Static consumer fenced"
+
+
 class Events:
     """What one client reports of itself (`error_cb`): logged, and remembered for the message of the call that fails.
 
@@ -310,6 +313,8 @@ class Events:
         """The error to raise for a call outside a transaction."""
         error = unwrapped(error)
         remedy = REMEDY.get(error.code())
+        if error.code() == KafkaError._FATAL and _FENCED_MEMBER in error.str():
+            remedy = SlotTaken  # all that the client tells of the first cause is its text
         if remedy is None:
             remedy = LogUnavailable if error.retriable() else StopError
         return self._made(remedy, error, doing)
