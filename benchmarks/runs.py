@@ -21,7 +21,6 @@ from pathlib import Path
 import psutil
 from confluent_kafka import (
     Consumer,
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -57,6 +56,7 @@ class Cluster:
     def __init__(self, kafka: str) -> None:
         self.kafka = kafka
         self.admin = AdminClient({"bootstrap.servers": kafka})
+        self._groups: dict[str, Consumer] = {}
 
     def create(self, names: Iterable[str]) -> None:
         keep = {"retention.ms": "-1"}  # the orders' timestamps are years old
@@ -83,6 +83,8 @@ class Cluster:
 
     def delete(self, prefix: str) -> None:
         """Every topic of a run, the job's internal ones too."""
+        if prefix in self._groups:
+            self._groups.pop(prefix).close()
         doomed = [name for name in self.names() if name.startswith(prefix + ".")]
         for deleted in self.admin.delete_topics(doomed).values() if doomed else ():
             deleted.result(30)
@@ -93,12 +95,14 @@ class Cluster:
         return [answer.result(10).offset for answer in answers.values()]
 
     def committed(self, group: str, topic: str) -> int:
-        query = ConsumerGroupTopicPartitions(group, [TopicPartition(topic, p) for p in range(PARTITIONS)])
-        (answer,) = self.admin.list_consumer_group_offsets([query]).values()
+        """By a consumer that never joins: the admin client's call can kill the process while a coordinator loads."""
+        if group not in self._groups:
+            self._groups[group] = Consumer({"bootstrap.servers": self.kafka, "group.id": group})
         try:
-            return sum(max(at.offset, 0) for at in answer.result(10).topic_partitions)
+            found = self._groups[group].committed([TopicPartition(topic, p) for p in range(PARTITIONS)], timeout=10)
         except KafkaException:
-            return 0  # no such group yet
+            return 0  # its coordinator is being found
+        return sum(max(at.offset, 0) for at in found)
 
     def read(self, topic: str) -> Iterable[tuple[bytes, bytes]]:
         """Every committed record's key and value, partition by partition in order."""
