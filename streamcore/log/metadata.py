@@ -63,7 +63,8 @@ def decode(text: str, where: str) -> Metadata:
     reset the offsets), StateMismatch for a newer format."""
     if text.startswith("sc") and not text.startswith(PREFIX):
         raise StateMismatch(
-            f"the committed offset of {where} was written in format {text.split(';')[0]!r}, newer than this streamcore's 'sc1'",
+            f"the committed offset of {where} was written in format {text.split(';')[0]!r}, "
+            "newer than this streamcore's 'sc1'",
             "run the version of streamcore that wrote it, or a newer one",
         )
     fields = text.removeprefix(PREFIX).split(";")

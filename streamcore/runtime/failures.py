@@ -101,7 +101,10 @@ _REMEDY_DECODE = (
     "the producer writes another format than the topic's declared type; or set on_error to Skip() or "
     "DeadLetter('TOPIC') for this stream"
 )
-_REMEDY_STEP = "mend the function and start again: the job goes on at this record; or set on_error to Skip() or DeadLetter('TOPIC')"
+_REMEDY_STEP = (
+    "mend the function and start again: the job goes on at this record; or set on_error to Skip() or "
+    "DeadLetter('TOPIC')"
+)
 
 
 def _place(record: Run | Batch) -> str:

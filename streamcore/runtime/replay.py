@@ -131,7 +131,7 @@ class Replay:
             raise OffsetsLost(
                 f"task {self._task}: the journal goes from epoch {expected - 1} to {placed.frame.epoch} at offset "
                 f"{placed.first}: frames are missing, so the state cannot be rebuilt",
-                "`streamcore reset JOB` starts over; another tool trimmed or compacted the journal topic, or wrote to it",
+                "`streamcore reset JOB` starts over; another tool trimmed, compacted or wrote the journal topic",
             )
         refuse_dropped(placed.frame.deltas, self._store.steps, f"the journal of task {self._task}")
         mark = mark_of(placed)

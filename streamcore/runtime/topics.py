@@ -76,7 +76,8 @@ def _ensure(
         logger.info("created topic %s with %d partitions", name, partitions)
     if not pinned and found[name].partitions != partitions:
         raise TopicError(
-            f"job {plan.job}: its internal topic {name} has {found[name].partitions} partitions and must have {partitions}",
+            f"job {plan.job}: its internal topic {name} has {found[name].partitions} partitions "
+            f"and must have {partitions}",
             "the input topic's partition count was changed, or the topic is not this job's: `streamcore reset JOB` "
             "starts over",
         )

@@ -53,11 +53,12 @@ Mode = Literal["exactly-once", "at-least-once"]
 SERVE_GROUP_S = 1.0
 """While slices wait, the group is served this often."""
 IDLE_POLL_S = 0.1
+FIRST_SLOT = Slot(0)
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    slot: Slot = Slot(0)
+    slot: Slot = FIRST_SLOT
     state_dir: Path = Path(".streamcore")
     commit_interval_ms: int = limits.COMMIT_INTERVAL_MS
     mode: Mode = "exactly-once"

@@ -1,4 +1,4 @@
-"""Records that cannot be processed: the policy decides, the state of the failing record is undone, nothing else is lost."""
+"""Records that cannot be processed: the policy decides, the failing record's state is undone, nothing else is lost."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_a_record_over_the_topics_size_stops_by_default() -> None:
     job.stream(words).map(lambda word: word * 200_000).to(long)
     with Driver(job) as driver:
         driver.send(words, "abcdefghijkl")
-        with pytest.raises(RecordTooLarge, match="max.message.bytes"):
+        with pytest.raises(RecordTooLarge, match=r"max\.message\.bytes"):
             driver.settle()
 
 

@@ -1,4 +1,4 @@
-"""Laws 9 and 10 as a reading of the source: nothing received is evaluated, nothing but clock.py touches time or chance."""
+"""Laws 9 and 10 as a reading of the source: nothing received is evaluated, only clock.py touches time and chance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ EVALUATES_CALLS = {"eval", "exec", "compile", "__import__"}
 CHANCE = {"time", "secrets"}
 CHANCE_CALLS = {
     ("random", "random"), ("random", "randint"), ("random", "choice"), ("random", "shuffle"), ("os", "urandom"),
-    ("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("date", "today"), ("uuid", "uuid4"), ("uuid", "uuid1"),
+    ("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today"), ("date", "today"),
+    ("uuid", "uuid4"), ("uuid", "uuid1"),
 }  # fmt: skip
 """Calls of a module's or class's own function; a Random object's methods are what injection is for."""
 MAY_TOUCH_TIME = {"clock.py", "logs.py"}
