@@ -146,6 +146,25 @@ def test_a_fenced_producer_writes_nothing_more(backend: Backend, topic: str, gro
     assert read(backend.log, tp(topic, 0)) == []
 
 
+def test_a_producer_fenced_while_messages_are_under_way_is_told_that_it_is_fenced(
+    backend: Backend, topic: str, group: str
+) -> None:
+    """The client raises a fatal error from whichever callback happens to run."""
+    old = started(backend.log, group)
+    old.begin()
+    old.produce(topic, P0, [b"before"])
+    old.flush(TIMEOUT_S)
+    started(backend.log, group)
+    with pytest.raises(ProducerFenced):
+        old.produce(topic, Partition(1), [b"zombie"] * 1_000)
+        for _ in range(50):
+            old.send(tp(topic, 1), b"frame")
+        old.flush(TIMEOUT_S)
+        old.commit(TIMEOUT_S)
+    old.close()
+    assert read(backend.log, tp(topic, 1)) == []
+
+
 def test_init_ends_the_transaction_of_a_producer_that_was_dropped(backend: Backend, topic: str, group: str) -> None:
     place = tp(topic, 0)
     dropped = started(backend.log, group)
