@@ -3,8 +3,9 @@
     time=2031-05-04T12:00:00.123Z level=warning slot=2 at=runtime.commit what="epoch of 3 tasks undone: …"
 
 Values with spaces, quotes, '=' or control characters are written as JSON strings, so that a line is always one entry
-and can be split again. Settings and messages mask secrets before they come here (see config). Entries that differ in
-numbers only are written once in REPEAT_S: a client whose broker is down says so a hundred times a second.
+and can be split again. Settings and messages mask secrets before they come here (see config). A client whose
+broker is down says so a hundred times a second: of the log's entries that differ in numbers only, one in REPEAT_S is
+written.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import time
 from collections.abc import Mapping
 from typing import Final, TextIO
 
+PACKAGE: Final = "streamcore"
 REPEAT_S: Final = 10.0
 REPEATS_KEPT: Final = 256
 _PLAIN = re.compile(r"""[^\s"'=\\\x00-\x1f]+""")
@@ -36,7 +38,7 @@ class KeyValueFormatter(logging.Formatter):
             "time": f"{second}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             **self._always,
-            "at": record.name.removeprefix("streamcore."),
+            "at": record.name.removeprefix(f"{PACKAGE}."),
             "what": record.getMessage(),
         }
         if record.exc_info:
@@ -49,10 +51,13 @@ class Repeats(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
+        self._of = f"{PACKAGE}.log."
         self._seen: dict[tuple[str, str], list[float]] = {}
         """By kind: when one was let through, and how many were not since."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(self._of):
+            return True
         kind = (record.name, _NUMBER.sub("#", record.getMessage()))
         seen = self._seen.get(kind)
         if seen is not None and 0 <= record.created - seen[0] < REPEAT_S:
@@ -85,7 +90,7 @@ def configure(level: str, stream: TextIO, always: Mapping[str, object] | None = 
 
 def attach(handler: logging.Handler, level: str) -> logging.Handler:
     handler.addFilter(Repeats())
-    package = logging.getLogger("streamcore")
+    package = logging.getLogger(PACKAGE)
     package.setLevel(level.upper())
     package.propagate = False
     package.addHandler(handler)
@@ -94,7 +99,7 @@ def attach(handler: logging.Handler, level: str) -> logging.Handler:
 
 def remove(handler: logging.Handler) -> None:
     """Back to how a library behaves: whoever embeds us decides."""
-    package = logging.getLogger("streamcore")
+    package = logging.getLogger(PACKAGE)
     package.removeHandler(handler)
     package.propagate = True
     package.setLevel(logging.NOTSET)

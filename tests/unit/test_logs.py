@@ -59,3 +59,14 @@ def test_what_is_said_again_and_again_is_written_once_and_counted() -> None:
     assert len(entries) == 3 + logs.REPEATS_KEPT * 2
     assert "connection 0 refused" in entries[0] and "something else" in entries[1]
     assert "connection 7 refused (and 999 more like it)" in entries[2]
+
+
+def test_the_engines_own_entries_are_all_written() -> None:
+    out = io.StringIO()
+    handler = logs.configure("info", out)
+    try:
+        for slot in range(5):
+            logging.getLogger("streamcore.runtime.supervisor").warning("slot %d ended", slot)
+    finally:
+        logs.remove(handler)
+    assert len(out.getvalue().splitlines()) == 5
