@@ -21,6 +21,8 @@ COMMIT_TIME_RATIO = 10
 SLICE_MS = 20
 CALL_TIMEOUT_S = 10.0
 """Admin calls, committed(), flush: an answer later than this counts as none."""
+TOPIC_MISSING_S = 3.0
+"""A subscribed topic that the broker does not know for so long is gone."""
 STARTUP_RETRY_S = 60.0
 TAKEOVER_TIMEOUT_S = 120.0
 HANG_S = 20.0

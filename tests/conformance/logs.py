@@ -38,11 +38,11 @@ def unique(name: str) -> str:
 
 
 def eventually(what: Callable[[], T | None]) -> T:
-    """The first answer that is neither None nor False. `what` itself waits (a poll, a call)."""
+    """The first answer with something in it. `what` itself waits (a poll, a call)."""
     deadline = time.monotonic() + _DEADLINE_S
     while True:
         found = what()
-        if found is not None and found is not False:
+        if found:
             return found
         assert time.monotonic() < deadline, "did not happen in time"
 

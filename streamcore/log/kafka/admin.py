@@ -33,6 +33,14 @@ T = TypeVar("T")
 _ASK_AGAIN_S: Final = 0.01
 _TIMEOUT_S: Final = limits.CALL_TIMEOUT_S
 _NO_TOPIC: Final = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
+_NO_LEADER: Final = (
+    KafkaError._NOENT,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.OFFSET_NOT_AVAILABLE,
+)
 _NO_GROUP: Final = (KafkaError.GROUP_ID_NOT_FOUND, KafkaError._UNKNOWN_GROUP)
 _HAS_MEMBERS: Final = (KafkaError.NON_EMPTY_GROUP, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.REBALANCE_IN_PROGRESS)
 
@@ -118,12 +126,19 @@ class KafkaAdmin:
     def delete_records(self, before: Mapping[TopicPartition, Offset]) -> None:
         if not before:
             return
-        wanted = [ck.TopicPartition(tp.topic, tp.partition, offset) for tp, offset in before.items()]
+        left = dict(before)
+        self._until("leaders to delete records", lambda: self._delete_records(left))
+
+    def _delete_records(self, left: dict[TopicPartition, Offset]) -> bool | None:
+        """Takes those that are done out of `left`; None while one has no leader."""
+        wanted = [ck.TopicPartition(tp.topic, tp.partition, offset) for tp, offset in left.items()]
         with self._mapped("deleting records"):
             asked = self._client.delete_records(wanted, request_timeout=_TIMEOUT_S)
         for tp, future in asked.items():
-            with self._mapped(f"deleting the records of {tp.topic}[{tp.partition}] below {tp.offset}"):
-                future.result(_TIMEOUT_S + 1)
+            doing = f"deleting the records of {tp.topic}[{tp.partition}] below {tp.offset}"
+            if self._answer_of_leader(future, tp.topic, doing) is not None:
+                del left[_tp(tp)]
+        return None if left else True
 
     # --- offsets ------------------------------------------------------------------------------------------------
 
@@ -142,15 +157,31 @@ class KafkaAdmin:
         asked_for = {ck.TopicPartition(tp.topic, tp.partition): spec for tp in tps}
         if not asked_for:
             return {}
+        return self._until("leaders to tell offsets", lambda: self._offsets_now(asked_for))
+
+    def _offsets_now(self, asked_for: Mapping[ck.TopicPartition, Any]) -> dict[TopicPartition, Offset] | None:
+        """None while one has no leader."""
         with self._mapped("listing offsets"):
             asked = self._client.list_offsets(
                 asked_for, isolation_level=ck.IsolationLevel.READ_COMMITTED, request_timeout=_TIMEOUT_S
             )
         found: dict[TopicPartition, Offset] = {}
         for tp, future in asked.items():
-            with self._mapped(f"listing offsets of {tp.topic}[{tp.partition}]"):
-                found[_tp(tp)] = Offset(future.result(_TIMEOUT_S + 1).offset)
-        return found
+            answer = self._answer_of_leader(future, tp.topic, f"listing offsets of {tp.topic}[{tp.partition}]")
+            if answer is not None:
+                found[_tp(tp)] = Offset(answer.offset)
+        return found if len(found) == len(asked) else None
+
+    def _answer_of_leader(self, future: Any, topic: str, doing: str) -> Any:
+        """None while the partition has no leader, or has just got one. Raises TopicError for a missing topic."""
+        try:
+            return future.result(_TIMEOUT_S + 1)
+        except (KafkaException, TimeoutError) as error:
+            if unwrapped(error).code() not in _NO_LEADER:
+                raise self._events.error(error, doing) from error
+            if not self.topics([topic]):
+                raise TopicError(f"{doing}: the topic does not exist", "create it first") from error
+            return None
 
     # --- groups -------------------------------------------------------------------------------------------------
 

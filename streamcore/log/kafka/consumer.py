@@ -3,8 +3,8 @@
 Invariants:
 - `_next` holds exactly the started partitions, each with the lowest offset that may still be returned. A partition is
   assigned paused, at its beginning (where no fetch that slips out can fail), until `start` seeks it; whatever the
-  client hands over for one that is not started, or below `_next`, is dropped. Not at its end: the client may look that
-  up again after the seek (seen on new topics), and then jumps to it, over records.
+  client hands over for one that is not started, or below `_next`, is dropped. The beginning is a number, looked up
+  first: of a symbolic offset the client may ask again after the seek, and then follows or fails by that answer.
 - A listener's exception never reaches the client library: it is kept and raised when the call is over.
 """
 
@@ -19,7 +19,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from streamcore import limits
 from streamcore.clock import Clock
-from streamcore.errors import LogUnavailable, MembershipChanged, StreamcoreError, invariant
+from streamcore.errors import LogUnavailable, MembershipChanged, OffsetsLost, StreamcoreError, TopicError, invariant
 from streamcore.log.kafka import runs
 from streamcore.log.kafka.errors import REMEDY, Events, refused_setting
 from streamcore.log.kafka.membership import parse
@@ -29,6 +29,8 @@ from streamcore.types import Offset, Partition, TopicPartition
 
 logger = logging.getLogger(__name__)
 
+_EARLIEST: Final = -2
+"""The protocol's "time" of a partition's first offset."""
 _WAKE_S: Final = 0.5
 _SEEK_AGAIN_S: Final = 0.001
 """Between attempts to seek a partition whose assignment is still on its way through the client."""
@@ -47,13 +49,15 @@ class KafkaConsumer:
             raise refused_setting(error, settings) from error
         self._next: dict[TopicPartition, Offset] = {}
         self._ends: dict[TopicPartition, Offset] = {}
+        self._missing: dict[str, float] = {}
+        """Subscribed topics that the broker does not know, and since when."""
         self._failure: BaseException | None = None
         self._closed = False
 
     def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
         def assigned(client: ck.Consumer, parts: list[ck.TopicPartition]) -> None:
             self._let_go()
-            held = [ck.TopicPartition(part.topic, part.partition, ck.OFFSET_BEGINNING) for part in parts]
+            held = self._beginnings(parts)
             client.assign(held)
             if held:
                 client.pause(held)
@@ -69,8 +73,19 @@ class KafkaConsumer:
 
         self._client.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=lost)
 
+    def _beginnings(self, parts: list[ck.TopicPartition]) -> list[ck.TopicPartition]:
+        asked = [ck.TopicPartition(part.topic, part.partition, _EARLIEST) for part in parts]
+        try:
+            found = self._client.offsets_for_times(asked, timeout=limits.CALL_TIMEOUT_S) if asked else []
+        except KafkaException as error:
+            logger.warning("group %s: where partitions begin is not known: %s", self._group, error)
+            found = asked
+        return [ck.TopicPartition(part.topic, part.partition, max(0, part.offset)) for part in found]
+
     def poll(self, max_records: int, timeout_s: float) -> list[Run]:
         self._raise_failure()
+        if self._missing:
+            self._look_for_missing()
         messages = self._consume(max_records, timeout_s)
         self._raise_failure()
         records, events = runs.sift(messages)
@@ -112,19 +127,37 @@ class KafkaConsumer:
         error = event.error()
         tp = runs.place(event)
         invariant(error is not None, "an event without an error")
-        error = cast(KafkaError, error)
+        error = cast("KafkaError", error)
         if runs.is_end(event):
             if tp is not None and tp in self._next:
                 self._ends[tp] = runs.offset_of(event)
             return
         remedy = REMEDY.get(error.code())
-        if tp is not None and (tp not in self._next or 0 <= runs.offset_of(event) < self._next[tp]):
+        position = None if tp is None else self._next.get(tp)
+        where = f"group {self._group}" if tp is None else f"group {self._group}: reading {tp} at {position}"
+        if remedy is OffsetsLost and (position is None or 0 <= runs.offset_of(event) < position):
             logger.debug("%s is not read from there (any more): %s", tp, error.str())
+        elif remedy is TopicError and tp is not None:
+            self._missing.setdefault(tp.topic, self._clock.monotonic_s())
         elif not error.fatal() and remedy in (LogUnavailable, MembershipChanged):
-            logger.warning("group %s: %s", self._group, error.str())
+            logger.warning("%s: %s", where, error.str())
         else:
-            where = f"group {self._group}" if tp is None else f"group {self._group}: reading {tp} at {self._next[tp]}"
             self._keep(self._events.error(error, where))
+
+    def _look_for_missing(self) -> None:
+        """A topic is missing only when it stays so: a broker that starts does not know its topics at once."""
+        now = self._clock.monotonic_s()
+        for topic, since in list(self._missing.items()):
+            if now - since < limits.TOPIC_MISSING_S:
+                continue
+            try:
+                told = self._client.list_topics(topic, timeout=limits.CALL_TIMEOUT_S).topics[topic].error
+            except KafkaException as error:
+                logger.warning("group %s: asking for topic %s: %s", self._group, topic, error)
+                told = None
+            del self._missing[topic]
+            if told is not None and REMEDY.get(told.code()) is TopicError:
+                raise self._events.error(told, f"group {self._group}: the subscribed topic {topic}")
 
     def start(self, tp: TopicPartition, offset: Offset) -> None:
         self._seek(tp, offset)

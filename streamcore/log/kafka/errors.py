@@ -45,6 +45,7 @@ _BY_REMEDY: Final[Mapping[type[StreamcoreError], tuple[int, ...]]] = {
         E._IN_PROGRESS,
         E._ISR_INSUFF,
         E._MSG_TIMED_OUT,
+        E._NOENT,  # no leader is known
         E._NODE_UPDATE,
         E._OUTDATED,
         E._PARTIAL,
@@ -207,7 +208,6 @@ _BY_REMEDY: Final[Mapping[type[StreamcoreError], tuple[int, ...]]] = {
         E._INVALID_TYPE,
         E._KEY_DESERIALIZATION,
         E._KEY_SERIALIZATION,
-        E._NOENT,
         E._NOOP,
         E._NOT_IMPLEMENTED,
         E._PARTITION_EOF,

@@ -149,6 +149,9 @@ class ClientSettings:
             "partition.assignment.strategy": "range",
             "session.timeout.ms": self._session_timeout_ms,
             "heartbeat.interval.ms": max(1, min(3_000, self._session_timeout_ms // 4)),
+            # A topic that is missing, deleted or made larger is noticed within seconds, not minutes.
+            "topic.metadata.refresh.interval.ms": 5_000,
+            "topic.metadata.propagation.max.ms": 1_000,
             **self._given(_PRODUCER_ONLY),
         }
 
