@@ -9,6 +9,7 @@ Never blocks for input: `step` takes what is there and waits until the log has i
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import sys
@@ -16,10 +17,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamcore import limits
-from streamcore.errors import SettingsError, shown
+from streamcore.errors import LogUnavailable, SettingsError, shown
 from streamcore.log.port import Log
 
+logger = logging.getLogger(__name__)
+
 CHUNK_BYTES: Final = 256 << 10
+FLUSH_S: Final = 1.0
+"""A worker's turns wait this long at most while the log is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +60,40 @@ class Feed:
         self._line = 0
         self.records = 0
         self.done = False
+        self._read_all = False
+        self._unacknowledged = False
+        self._failures = 0
         self._producer = log.producer(None)
         self._producer.init(limits.CALL_TIMEOUT_S)
 
     def step(self, timeout_s: float = 0.0) -> bool:
-        """Sends what can be read now, a chunk at most. True once all is read and acknowledged."""
-        if not self.done and self._poll.poll(timeout_s * 1000):
-            chunk = os.read(self._fd, CHUNK_BYTES)
-            *lines, self._rest = (self._rest + chunk).split(b"\n")
-            if not chunk and self._rest:
-                lines, self._rest = [self._rest], b""
-            self._send(lines)
-            self._producer.flush(limits.CALL_TIMEOUT_S)
-            self.done = not chunk
+        """Sends what can be read now, a chunk at most. True once all is read and acknowledged. While the log is away
+        nothing more is read; raises LogUnavailable when that lasts."""
+        if not self._unacknowledged and not self._read_all and self._poll.poll(timeout_s * 1000):
+            self._take(os.read(self._fd, CHUNK_BYTES))
+        if self._unacknowledged:
+            self._flush()
+        self.done = self._read_all and not self._unacknowledged
         return self.done
+
+    def _take(self, chunk: bytes) -> None:
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        if not chunk and self._rest:
+            lines, self._rest = [self._rest], b""
+        self._read_all = not chunk
+        self._send(lines)
+
+    def _flush(self) -> None:
+        try:
+            self._producer.flush(FLUSH_S)
+        except LogUnavailable as error:
+            self._failures += 1
+            if self._failures * FLUSH_S >= limits.STARTUP_RETRY_S:
+                raise
+            logger.warning("--feed: the log does not answer, trying again: %s", error.what)
+            return
+        self._unacknowledged = False
+        self._failures = 0
 
     def close(self) -> None:
         if self._spec.path != "-":
@@ -94,6 +119,7 @@ class Feed:
             values.append(value)
         if values:
             self._producer.produce(self._spec.topic, None, values, keys if self._spec.keyed else None)
+            self._unacknowledged = True
             self.records += len(values)
 
     def _split(self, line: bytes) -> tuple[bytes, bytes]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from streamcore import limits
-from streamcore.errors import SettingsError, TopicError
+from streamcore.errors import LogUnavailable, SettingsError, TopicError
 from streamcore.log.local import LocalLog
 from streamcore.log.port import Run
 from streamcore.runtime.feed import CHUNK_BYTES, Feed, FeedSpec
@@ -127,6 +127,42 @@ def test_what_is_no_feed_is_told_how_to_write_one(text: str) -> None:
 def test_a_file_that_cannot_be_read_is_named(log: LocalLog) -> None:
     with pytest.raises(SettingsError, match="/no/such cannot be read"):
         Feed(log, FeedSpec("t", "/no/such"))
+
+
+class Away:
+    """A producer whose log is away for some flushes."""
+
+    def __init__(self, flushes: int) -> None:
+        self.left = flushes
+        self.values: list[bytes] = []
+
+    def producer(self, transactional_id: str | None) -> Away:
+        return self
+
+    def init(self, timeout_s: float) -> None: ...
+
+    def produce(self, topic: str, partition: Partition | None, values: list[bytes], keys: object) -> None:
+        self.values += values
+
+    def flush(self, timeout_s: float) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            raise LogUnavailable("away")
+
+    def close(self) -> None: ...
+
+
+def test_a_log_that_is_away_for_a_while_is_waited_for_and_every_line_sent_once(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"a\nb\n")
+    log = Away(flushes=20)
+    assert feed(log, FeedSpec("t", str(tmp_path / "f"))) == 2  # type: ignore[arg-type]
+    assert log.values == [b"a", b"b"] and log.left < 0
+
+
+def test_a_log_that_stays_away_ends_the_feed(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"a\n")
+    with pytest.raises(LogUnavailable):
+        feed(Away(flushes=10_000), FeedSpec("t", str(tmp_path / "f")))  # type: ignore[arg-type]
 
 
 # --- show -------------------------------------------------------------------------------------------------------
