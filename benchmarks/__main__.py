@@ -130,8 +130,8 @@ def report(pairs: dict[str, list[Pair]], plan: Plan) -> None:
     console.print(table)
     lines = [
         f"`make bench N={plan.records} ROUNDS={plan.rounds}`, {date.today().isoformat()}: {machine()}.",
-        "Exactly once, a commit each 100 ms, 4 partitions, one process; streamcore / hand-written. Running counts give an",
-        "output a record; the aggregate gives the latest of each changed key once an epoch; regroup goes through a shuffle.",
+        "Exactly once, a commit each 100 ms, 4 partitions, one process; streamcore / hand-written. Running counts give",
+        "an output a record; the aggregate gives each changed key once an epoch; regroup goes through a shuffle.",
         "",
         *("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)),
     ]
