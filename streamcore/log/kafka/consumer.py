@@ -19,9 +19,18 @@ from confluent_kafka import KafkaError, KafkaException
 
 from streamcore import limits
 from streamcore.clock import Clock
-from streamcore.errors import LogUnavailable, MembershipChanged, OffsetsLost, StreamcoreError, TopicError, invariant
+from streamcore.errors import (
+    LogUnavailable,
+    MembershipChanged,
+    OffsetsLost,
+    SlotTaken,
+    StreamcoreError,
+    TopicError,
+    invariant,
+)
 from streamcore.log.kafka import runs
-from streamcore.log.kafka.errors import REMEDY, Events, refused_setting
+from streamcore.log.kafka.admin import KafkaAdmin
+from streamcore.log.kafka.errors import REMEDY, Events, calling_back, refused_setting
 from streamcore.log.kafka.membership import parse
 from streamcore.log.kafka.settings import ClientSettings, with_events
 from streamcore.log.port import Listener, Membership, OffsetCommit, Run
@@ -38,15 +47,19 @@ _SEEK_AGAIN_S: Final = 0.001
 
 class KafkaConsumer:
     def __init__(self, settings: ClientSettings, group: str, instance_id: str, headers: bool, clock: Clock) -> None:
+        self._settings = settings
         self._group = group
+        self._instance_id = instance_id
         self._headers = headers
         self._clock = clock
         self._events = Events(settings, logger, f"consumer {instance_id}")
-        conf = with_events(settings.consumer(group, instance_id), logger, self._events.on_error)
-        try:
-            self._client = ck.Consumer(conf)
-        except KafkaException as error:
-            raise refused_setting(error, settings) from error
+        self._client = self._made()
+        self._topics: list[str] = []
+        self._listener: Listener | None = None
+        self._assigned: list[ck.TopicPartition] = []
+        self._member_id = ""
+        """At the last assignment."""
+        self._fenced: SlotTaken | None = None
         self._next: dict[TopicPartition, Offset] = {}
         self._ends: dict[TopicPartition, Offset] = {}
         self._missing: dict[str, float] = {}
@@ -54,24 +67,44 @@ class KafkaConsumer:
         self._failure: BaseException | None = None
         self._closed = False
 
+    def _made(self) -> ck.Consumer:
+        conf = with_events(self._settings.consumer(self._group, self._instance_id), logger, self._events.on_error)
+        try:
+            return ck.Consumer(conf)
+        except KafkaException as error:
+            raise refused_setting(error, self._settings) from error
+
     def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
+        self._topics = list(topics)
+        self._listener = listener
+        self._join()
+
+    def _join(self) -> None:
+        listener = self._listener
+        if listener is None:
+            return
+
         def assigned(client: ck.Consumer, parts: list[ck.TopicPartition]) -> None:
             self._let_go()
             held = self._beginnings(parts)
             client.assign(held)
             if held:
                 client.pause(held)
+            self._assigned = parts
+            self._member_id = self.membership().member_id
             self._tell(listener.assigned, parts)
 
-        def revoked(_: ck.Consumer, parts: list[ck.TopicPartition]) -> None:
-            self._tell(listener.revoked, parts)
-            self._let_go()
+        def revoked(client: ck.Consumer, parts: list[ck.TopicPartition]) -> None:
+            if client is self._client:
+                self._tell(listener.revoked, parts)
+                self._let_go()
 
-        def lost(_: ck.Consumer, parts: list[ck.TopicPartition]) -> None:
-            self._let_go()
-            self._tell(listener.lost, parts)
+        def lost(client: ck.Consumer, parts: list[ck.TopicPartition]) -> None:
+            if client is self._client:
+                self._let_go()
+                self._tell(listener.lost, parts)
 
-        self._client.subscribe(list(topics), on_assign=assigned, on_revoke=revoked, on_lost=lost)
+        self._client.subscribe(self._topics, on_assign=assigned, on_revoke=revoked, on_lost=lost)
 
     def _beginnings(self, parts: list[ck.TopicPartition]) -> list[ck.TopicPartition]:
         asked = [ck.TopicPartition(part.topic, part.partition, _EARLIEST) for part in parts]
@@ -83,6 +116,36 @@ class KafkaConsumer:
         return [ck.TopicPartition(part.topic, part.partition, max(0, part.offset)) for part in found]
 
     def poll(self, max_records: int, timeout_s: float) -> list[Run]:
+        if self._fenced is None:
+            try:
+                return self._poll(max_records, timeout_s)
+            except SlotTaken as fenced:
+                self._fenced = fenced
+        self._look_who_has_the_slot(self._fenced)
+        return []
+
+    def _look_who_has_the_slot(self, fenced: SlotTaken) -> None:
+        """A client that could not reach the group for a session fences itself: it forgets its member id and then sends
+        a heartbeat without one, under its instance id (confluent-kafka-go issue 494). Such a client is replaced.
+        Raises `fenced` when another member has the slot, LogUnavailable when that is not known yet."""
+        admin = KafkaAdmin(self._settings, self._clock)
+        try:
+            holders = {m.member_id for m in admin.members(self._group) if m.instance_id == self._instance_id}
+        finally:
+            admin.close()
+        if holders - {self._member_id}:
+            raise fenced
+        logger.warning("group %s: the client of %s fenced itself; a fresh one joins", self._group, self._instance_id)
+        old, self._client = self._client, self._made()
+        self._close(old)
+        lost = self._assigned
+        self._let_go()
+        if lost and self._listener is not None:
+            self._tell(self._listener.lost, lost)
+        self._fenced = None
+        self._join()
+
+    def _poll(self, max_records: int, timeout_s: float) -> list[Run]:
         self._raise_failure()
         if self._missing:
             self._look_for_missing()
@@ -100,11 +163,11 @@ class KafkaConsumer:
         """What is there at once; else what comes with the first record within the timeout (the client's own consume
         would wait for all of them)."""
         try:
-            messages = self._client.consume(max_records, 0)
+            messages = calling_back(self._client.consume, max_records, 0)
             if not messages and timeout_s > 0:
-                messages = self._client.consume(1, timeout_s)
+                messages = calling_back(self._client.consume, 1, timeout_s)
                 if messages and max_records > 1:
-                    messages += self._client.consume(max_records - 1, 0)
+                    messages += calling_back(self._client.consume, max_records - 1, 0)
         except KafkaException as error:
             raise self._events.error(error, f"group {self._group}: reading") from error
         return messages
@@ -235,12 +298,15 @@ class KafkaConsumer:
         if self._closed:
             return
         self._closed = True
-        try:
-            self._client.close()
-        except KafkaException as error:
-            logger.warning("closing the consumer of group %s: %s", self._group, error)
+        self._close(self._client)
         self._let_go()
         self._raise_failure()
+
+    def _close(self, client: ck.Consumer) -> None:
+        try:
+            calling_back(client.close)
+        except KafkaException as error:
+            logger.warning("closing the consumer of group %s: %s", self._group, error)
 
     # --- inside the client's callbacks --------------------------------------------------------------------------
 
@@ -251,6 +317,7 @@ class KafkaConsumer:
             self._keep(error)
 
     def _let_go(self) -> None:
+        self._assigned = []
         self._next.clear()
         self._ends.clear()
 
