@@ -24,6 +24,8 @@ CALL_TIMEOUT_S = 10.0
 TOPIC_MISSING_S = 3.0
 """A subscribed topic that the broker does not know for so long is gone."""
 STARTUP_RETRY_S = 60.0
+OUTAGE_S = 300.0
+"""A running worker waits this long for a log that is away; then it ends with the exit code that asks for a restart."""
 TAKEOVER_TIMEOUT_S = 120.0
 HANG_S = 20.0
 """A call of the transaction protocol that takes longer than this ends the process."""

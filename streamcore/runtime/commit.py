@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from streamcore import limits
 from streamcore.clock import Clock, Entropy
 from streamcore.errors import (
-    LogUnavailable,
     MembershipChanged,
     OutcomeUnknown,
     ProducerFenced,
@@ -77,7 +76,8 @@ class Committer:
     ) -> None:
         self._plan = plan
         self._slot = slot
-        self._instance_id = instance_id
+        self.instance_id = instance_id
+        self.transactional = producers.transactional
         self._producers = producers
         self._consumer = consumer
         self._admin = admin
@@ -90,14 +90,15 @@ class Committer:
         self.member_id = ""
         """As seen when the present assignment came."""
         self.assignment: frozenset[TopicPartition] = frozenset()
-        self._mode = EO if producers.transactional else ALO
+        self._mode = EO if self.transactional else ALO
         self._offsets: list[OffsetCommit] = []
 
     # --- the phases -------------------------------------------------------------------------------------------
 
-    def commit(self, tasks: Sequence[Task]) -> bool:
-        """True: these tasks' epochs are decided and applied. False: undone, inputs sought back. Raises StopError for
-        a record a table's emission fails on, SlotTaken, and RetryError when the broker stays away."""
+    def commit(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Those of the tasks whose epochs are decided and applied: the others' are undone, their inputs sought back.
+        Raises StopError for a record a table's emission fails on, SlotTaken, StateDamaged; and RetryError when the log
+        does not answer: then nothing is known of these epochs, and the tasks must be taken over anew."""
         begun = self._clock.monotonic_s()
         nonce = self._entropy.token()
         try:
@@ -107,23 +108,23 @@ class Committer:
             self._producers.open().flush(limits.CALL_TIMEOUT_S)
             self._probe("after-flush")
             self._settle(prepared, nonce)
-        except (TransactionAborted, MembershipChanged, LogUnavailable) as error:
+        except (TransactionAborted, MembershipChanged, RetryError) as error:
             self.undo(tasks, error)
-            return False
+            return ()
         except ProducerFenced as error:
             self._step_aside_if_replaced(error)
             self.undo(tasks, error)
-            return False
+            return ()
         decided = self._decide(prepared, nonce)
         if not decided:
-            return False
+            return ()
         self._probe("after-commit")
         records = sum(part.task.records for part in decided)
         for part in decided:
             self._apply(part)
         self._probe("after-apply")
         self._metrics.committed(tasks=len(decided), records=records, seconds=self._clock.monotonic_s() - begun)
-        return len(decided) == len(prepared)
+        return [part.task for part in decided]
 
     def undo(self, tasks: Sequence[Task], why: Exception) -> None:
         """Law 5. The transaction ends (by abort, or by a fresh producer's init where the abort fails), and the tasks
@@ -186,7 +187,7 @@ class Committer:
             told = part.frame.metadata(part.mark.journal_end).encode()
             offsets += [OffsetCommit(tp, offset, told) for tp, offset in task.position.items()]
         self._offsets = offsets
-        if self._producers.transactional:
+        if self.transactional:
             membership = self._checked_membership(offsets)
             producer = self._producers.open()
             try:
@@ -215,7 +216,7 @@ class Committer:
         """Those whose epoch is decided; the others are undone. All or none in exactly-once mode."""
         self._probe("before-commit")
         try:
-            if self._producers.transactional:
+            if self.transactional:
                 producer = self._producers.open()
                 self._producers.timed(lambda: producer.commit(limits.TRANSACTION_TIMEOUT_MS / 1000))
                 self._producers.ended()
@@ -240,7 +241,7 @@ class Committer:
         """
         logger.warning("a commit's outcome is unknown, asking the log: %s", why)
         self._metrics.unknown()
-        if self._producers.transactional:
+        if self.transactional:
             self._producers.fence()
         tps = [tp for part in prepared for tp in part.task.inputs]
         found = self._admin.committed(self._plan.job, tps, limits.TAKEOVER_TIMEOUT_S)
@@ -286,7 +287,7 @@ class Committer:
         """Law 6. Raises SlotTaken when another member holds our instance id; else our transaction merely timed out."""
         mine = self._consumer.membership().member_id
         for member in self._admin.members(self._plan.job):
-            if member.instance_id == self._instance_id and member.member_id not in (mine, self.member_id):
+            if member.instance_id == self.instance_id and member.member_id not in (mine, self.member_id):
                 raise SlotTaken(
                     f"job {self._plan.job}: slot {self._slot} was taken by a newer worker on {member.host}",
                     "nothing, if it was meant; else give each machine its own --slot",

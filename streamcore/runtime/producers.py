@@ -10,16 +10,13 @@ at-least-once mode there is an idempotent producer and nothing to begin. Process
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from streamcore import limits
-from streamcore.clock import Clock, Entropy
-from streamcore.errors import InvariantBroken, RetryError, StreamcoreError
+from streamcore.clock import Clock
+from streamcore.errors import InvariantBroken, StreamcoreError
 from streamcore.log.port import Log, Producer
 from streamcore.runtime.watchdog import Watchdog
-
-logger = logging.getLogger(__name__)
 
 
 class Producers:
@@ -28,14 +25,12 @@ class Producers:
         log: Log,
         transactional_id: str | None,
         clock: Clock,
-        entropy: Entropy,
         rebuilt: Callable[[], None],
         watchdog: Watchdog | None = None,
     ) -> None:
         self._log = log
         self._id = transactional_id
         self._clock = clock
-        self._jitter = entropy.random()
         self._rebuilt = rebuilt
         self._watchdog = watchdog
         self._producer: Producer | None = None
@@ -48,14 +43,15 @@ class Producers:
         return self._id is not None
 
     def fence(self) -> None:
-        """A fresh producer, initialised: every earlier one of this id is fenced and its transaction ended."""
+        """A fresh producer, initialised: every earlier one of this id is fenced and its transaction ended. Raises
+        RetryError when the log does not answer; the next call begins anew."""
         self._drop()
         if self._made:
             self._rebuilt()
         self._made = True
         producer = self._log.producer(self._id)
         try:
-            self._init(producer)
+            producer.init(limits.CALL_TIMEOUT_S)
         except BaseException:
             producer.close()
             raise
@@ -117,18 +113,3 @@ class Producers:
         self._tainted = False
         if producer is not None:
             producer.close()
-
-    def _init(self, producer: Producer) -> None:
-        """With backoff up to the start-up bound: the broker may be away for a while."""
-        deadline = self._clock.monotonic_s() + limits.STARTUP_RETRY_S
-        delay = limits.RETRY_BASE_S
-        while True:
-            try:
-                producer.init(limits.CALL_TIMEOUT_S)
-                return
-            except RetryError as error:
-                if self._clock.monotonic_s() + delay >= deadline:
-                    raise
-                logger.warning("the producer cannot be initialised yet, trying again: %s", error.what)
-                self._clock.sleep_s(delay * (0.5 + self._jitter.random()))
-                delay = min(delay * 2, limits.RETRY_CAP_S)

@@ -1,18 +1,20 @@
 """Bringing a task's store to the commit that the metadata names, from its journal.
 
-A `Replay` is fed the journal's messages in offset order, from the frame the store stands at (or from the first) on,
-and applies each later epoch. It knows three things at the end: the store's mark, whether the frame at the store's own
-position carried its nonce, and whether frames stand there that the metadata does not know.
+A `Replay` is fed the journal's messages (read_committed) in offset order, from the frame the store stands at, or from
+the first on, and applies each later epoch. It knows three things at the end: the store's mark, whether the frame at the
+store's own position carried its nonce, and whether committed frames stand there that the metadata does not know.
 
-Exactly once: the reader is read_committed, so every frame counts and each must follow its predecessor by one epoch.
-At least once: frames of commits that failed, or of a zombie, stand there too; only those on the chain of `previous`
-that leads back from the metadata's frame count, so frames are kept until the metadata's is seen.
+Which frames count is judged by their own mode, whatever the job runs under now. Exactly once: every frame, for it is
+only visible when its transaction was committed. At least once: frames of commits that failed, or of a zombie, stand
+there too. A frame follows its `previous`, and a worker writes one only once that was committed: so a frame counts when
+the next one names it, or when it is the metadata's own. Those that may still come to count are all of one epoch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
+from typing import Final
 
 from streamcore.errors import OffsetsLost, invariant
 from streamcore.log.metadata import Metadata
@@ -28,6 +30,12 @@ class Verdict(Enum):
     FOREIGN = "the frame at the store's position is not the store's: the local state is of another line"
 
 
+MISSING: Final = "frames are missing, so the state cannot be rebuilt"
+REMEDY: Final = (
+    "`streamcore reset JOB` starts over; another tool trimmed or compacted the journal topic, or wrote to it"
+)
+
+
 def mark_of(placed: Assembled) -> EpochMark:
     frame = placed.frame
     return EpochMark(frame.lineage, frame.epoch, frame.nonce, placed.first, placed.end)
@@ -40,20 +48,20 @@ class Replay:
         journal: TopicPartition,
         store: Store,
         target: Metadata | None,
-        chained: bool,
         check: Callable[[Origin], None],
     ) -> None:
-        """`target` None: nothing is committed, so there may be no frame at all. `chained`: at-least-once. `check`
-        raises TopicError when the topics are not those of these facts of genesis."""
+        """`target` None: nothing is committed, so there may be no frame that counts. `check` raises TopicError when
+        the topics are not those of these facts of genesis."""
         self._task = task
         self._store = store
         self._target = target
-        self._chained = chained
         self._check = check
-        self._assembler = FrameAssembler(str(journal), chained)
+        self._assembler = FrameAssembler(str(journal), chained=True)
         self._mark = store.mark()
-        self._confirmed = self._mark is None
-        self._waiting: dict[Offset, Assembled] = {}
+        self._local = self._mark is not None
+        self._confirmed = not self._local
+        self._candidates: dict[Offset, Assembled] = {}
+        """At-least-once frames after the mark's, by their first offset: at most one of them counts."""
         self.origin: Origin | None = None
         self.frames = 0
         self.verdict = Verdict.MORE
@@ -75,29 +83,48 @@ class Replay:
             if complete is not None and self.verdict is not Verdict.FOREIGN:
                 self._take(complete)
 
+    def ended(self, position: Offset) -> bool:
+        """The journal was read to its stable end, which is `position`: whether the store stands at the commit. Raises
+        OffsetsLost when the commit's frame lies before it and was not there."""
+        if self._target is None or self.verdict is Verdict.DONE:
+            return True
+        if position < self._target.journal_end or self.verdict is Verdict.FOREIGN:
+            return False
+        if self._local:
+            self.verdict = Verdict.FOREIGN  # no frame that counts follows the local one: the journal alone will tell
+            return False
+        raise OffsetsLost(
+            f"task {self._task}: the journal was read to offset {position} and does not hold the commit's frame (epoch "
+            f"{self._target.epoch}, before offset {self._target.journal_end}): {MISSING}",
+            REMEDY,
+        )
+
     def _take(self, placed: Assembled) -> None:
         self.frames += 1
         self.origin = placed.frame.genesis
         if not self._confirmed:
             self._confirm(placed)
-        elif self._chained and self.verdict is Verdict.DONE:
             return
-        elif self._chained:
-            self._waiting[placed.first] = placed
-            if self._target and placed.frame.nonce == self._target.nonce:
-                self._apply_chain(placed)
-        else:
+        named = self._candidates.get(placed.frame.previous) if placed.frame.previous is not None else None
+        if named is not None:
+            self._follow(named)
+        if placed.frame.mode != "alo" or (self._target is not None and placed.frame.nonce == self._target.nonce):
             self._follow(placed)
+        elif placed.frame.previous == self.start:
+            self._candidates[placed.first] = placed
 
     def _confirm(self, placed: Assembled) -> None:
         mark = self._mark
-        if mark is None or placed.first != mark.journal or mark_of(placed) != mark:
+        target = self._target
+        other = target is not None and mark is not None and mark.epoch == target.epoch and mark.nonce != target.nonce
+        if mark is None or other or mark_of(placed) != mark:
             self.verdict = Verdict.FOREIGN
             return
         self._confirmed = True
         self._judge()
 
     def _follow(self, placed: Assembled) -> None:
+        """A frame that counts."""
         if self._target is None or self.verdict is Verdict.DONE or placed.frame.epoch > self._target.epoch:
             self._check(placed.frame.genesis or {})  # a topic made anew takes its offsets with it: say that instead
             known = f"epoch {self._target.epoch}" if self._target else "nothing"
@@ -107,23 +134,8 @@ class Replay:
                 "`streamcore recover JOB` rewrites the offsets from the journal's last frame; `streamcore reset JOB` "
                 "starts over",
             )
+        self._candidates.clear()
         self._apply(placed)
-
-    def _apply_chain(self, last: Assembled) -> None:
-        chain = [last]
-        stop = self._mark.journal if self._mark else None
-        while chain[-1].frame.previous != stop:
-            previous = chain[-1].frame.previous
-            if previous is None or previous not in self._waiting:
-                raise OffsetsLost(
-                    f"task {self._task}: the frame of epoch {chain[-1].frame.epoch} follows one at offset {previous}, "
-                    "which the journal does not hold",
-                    "`streamcore reset JOB` starts over; the journal topic was trimmed or changed by another tool",
-                )
-            chain.append(self._waiting[previous])
-        for placed in reversed(chain):
-            self._apply(placed)
-        self._waiting.clear()
 
     def _apply(self, placed: Assembled) -> None:
         expected = self._mark.epoch + 1 if self._mark else 0

@@ -78,7 +78,6 @@ class Takeover:
         runner: Callable[[Stage, TaskId, Store], SliceRunner],
         start: Start,
         instance: Callable[[Slot], str],
-        chained: bool,
         clock: Clock,
         entropy: Entropy,
         metrics: Metrics,
@@ -93,7 +92,6 @@ class Takeover:
         self._runner = runner
         self._start = start
         self._instance = instance
-        self._chained = chained
         self._clock = clock
         self._entropy = entropy
         self._metrics = metrics
@@ -152,11 +150,14 @@ class Takeover:
     # --- 1 fence, 2 read --------------------------------------------------------------------------------------
 
     def _fence(self) -> None:
-        if self._chained:
-            return
         found = self._admin.committed(self._plan.job, self._inputs, limits.CALL_TIMEOUT_S, stable=False)
-        writers = {metadata.decode(at.metadata, str(tp)).slot for tp, at in found.items()}
+        last = [metadata.decode(at.metadata, str(tp)) for tp, at in found.items()]
+        writers = {told.slot for told in last if told.mode != "alo"}
+        if not writers:
+            return
         alive = {member.instance_id for member in self._admin.members(self._plan.job)}
+        if not self._committer.transactional:
+            alive.discard(self._committer.instance_id)  # that member is us, and no producer of ours has the id
         for slot in sorted(writers):
             if self._instance(slot) not in alive:
                 producer = self._log.producer(self._instance(slot))
@@ -189,13 +190,12 @@ class Takeover:
             store = self._fresh(taking, store, why)
         assert store is not None
         taking.store = store
-        taking.replay = self._replay_of(taking, store)
 
     def _replay_of(self, taking: Taking, store: Store) -> Replay:
         def check(origin: Origin) -> None:
             self._start.check(taking.id, taking.stage, origin)
 
-        return Replay(taking.id, self._journal(taking), store, taking.metadata, self._chained, check)
+        return Replay(taking.id, self._journal(taking), store, taking.metadata, check)
 
     def _opened(self, taking: Taking) -> tuple[Store | None, str]:
         """The local store, and why it cannot be used ("" when it can)."""
@@ -226,8 +226,12 @@ class Takeover:
         return self._stores.open(taking.id, [node.name for node in taking.stage.stateful])
 
     def _open_reader(self) -> None:
+        """Of every journal not read to its end yet, from where the store stands."""
         self._close_reader()
         journals = {self._journal(t): t for t in self._taking if not t.caught_up}
+        for taking in journals.values():
+            assert taking.store is not None
+            taking.replay = self._replay_of(taking, taking.store)
         first = self._admin.first_offsets(list(journals))
         starts: dict[TopicPartition, Offset] = {}
         for tp, taking in journals.items():
@@ -239,13 +243,16 @@ class Takeover:
                     "the journal was trimmed by another tool; `streamcore reset JOB` starts over",
                 )
             starts[tp] = first[tp] if start is None else start
-        self._reader = self._log.reader(starts, committed=not self._chained)
+        self._reader = self._log.reader(starts)
 
     def _replay(self) -> bool:
         """True when every task stands at its commit and its journal was read to the stable end."""
         assert self._reader is not None
         by_journal = {self._journal(t): t for t in self._taking}
-        for run in self._reader.poll(limits.POLL_RECORDS, 0.05):
+        runs = self._reader.poll(limits.POLL_RECORDS, 0.05)
+        if runs:
+            self._deadline_s = self._clock.monotonic_s() + limits.TAKEOVER_TIMEOUT_S
+        for run in runs:
             taking = by_journal[run.tp]
             assert taking.replay is not None
             taking.replay.feed(run)
@@ -256,7 +263,7 @@ class Takeover:
             if taking.replay.verdict is Verdict.FOREIGN:
                 self._start_over(taking)
                 restart = True
-            elif tp in ended and (taking.metadata is None or taking.replay.verdict is Verdict.DONE):
+            elif tp in ended and taking.replay.ended(self._reader.position(tp)):
                 taking.caught_up = True
         if restart:
             self._open_reader()
@@ -280,7 +287,6 @@ class Takeover:
         why = Verdict.FOREIGN.value
         logger.warning("task %s: local state is not used and rebuilt from the journal: %s", taking.id, why)
         taking.store = self._fresh(taking, taking.store, why)
-        taking.replay = self._replay_of(taking, taking.store)
 
     def _close_reader(self) -> None:
         if self._reader is not None:
@@ -296,7 +302,9 @@ class Takeover:
         if not self._tasks:
             self._tasks = [self._task(taking) for taking in self._taking]
         new = [task for task in self._tasks if task.mark is None]
-        return not new or self._committer.commit(new)
+        if new:
+            self._committer.commit(new)
+        return all(task.mark is not None for task in self._tasks)
 
     def _task(self, taking: Taking) -> Task:
         assert taking.store is not None and taking.replay is not None

@@ -9,8 +9,9 @@ The loop, each turn of it:
     4 commit   when the epoch is due: by time, by records, by bytes
     5 tell     progress, for whoever asks
 
-A failure of one epoch is undone by the committer and the loop goes on; errors that no turn can mend leave `run` by
-their remedy, with the epoch undone and the consumer closed.
+A failure of one epoch is undone by the committer and the loop goes on. Where more than an epoch is in doubt (the log
+does not answer, local state is damaged), the tasks are let go and taken over anew, for as long as an outage may last.
+Errors that no turn can mend leave `run` by their remedy, with the epoch undone and the consumer closed.
 
 Threads: everything runs on the thread that called `run`, listener methods inside its poll; `stop` may be called from
 any thread or signal handler.
@@ -27,10 +28,18 @@ from typing import Any, Literal, TypeVar
 
 from streamcore import limits
 from streamcore.clock import Clock, Entropy
-from streamcore.errors import RetryError, StreamcoreError, TopologyError
+from streamcore.errors import (
+    ProducerFenced,
+    RebuildError,
+    RetryError,
+    StreamcoreError,
+    TopologyError,
+    TransactionAborted,
+)
 from streamcore.log.port import Consumer, Log, Run
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.commit import Committer
+from streamcore.runtime.outage import Outage
 from streamcore.runtime.points import Probe, quiet
 from streamcore.runtime.producers import Producers
 from streamcore.runtime.progress import Progress
@@ -96,6 +105,8 @@ class Worker:
         self._task_of: dict[TopicPartition, Task] = {}
         self._waiting: deque[tuple[Task, Run, int]] = deque()
         self._takeover: Takeover | None = None
+        self._assigned: list[TopicPartition] = []
+        self._outage = Outage(clock, entropy)
         self._paused = False
         self._stopping = False
         self._failure: BaseException | None = None
@@ -110,8 +121,8 @@ class Worker:
 
     def run(self, between: Callable[[], None] | None = None) -> None:
         """Until `stop`; `between` is called after each turn. Raises StreamcoreError by remedy."""
-        self.open()
         try:
+            self.open()
             while not self._stopping:
                 self.turn()
                 if between is not None:
@@ -132,17 +143,16 @@ class Worker:
         topics = self._with_retries(lambda: prepare(plan, self._admin, settings.replication, settings.auto_partitions))
         self._start = Start(self._admin, topics)
         self._trim = Trim(self._admin, self._clock)
-        self._limits = size_limits(plan, self._admin)
+        self._limits = self._with_retries(lambda: size_limits(plan, self._admin))
         self._partitions = {stage.name: topics[stage.topic].partitions for stage in plan.stages}
         self._producers = Producers(
             self._log,
             instance if settings.mode == "exactly-once" else None,
             self._clock,
-            self._entropy,
             self._metrics.producer_rebuilt,
             self._watchdog,
         )
-        self._producers.fence()
+        self._with_retries(self._producers.fence)
         self._consumer: Consumer = self._log.consumer(plan.job, instance, headers=plan.needs_headers)
         self._committer = Committer(
             plan, settings.slot, instance, self._producers, self._consumer, self._admin,
@@ -153,18 +163,18 @@ class Worker:
 
     def close(self) -> None:
         """After run, or after an error. What is still open is dropped: whoever takes over goes on from the commit."""
-        self._drop_takeover()
+        self._closing(self._drop_takeover)
         for task in self._tasks.values():
             task.forget_epoch()
         committer = getattr(self, "_committer", None)
         if committer is not None:
-            committer.end_transaction()
+            self._closing(committer.end_transaction)
         for name in ("_consumer", "_producers", "_admin"):
             part = getattr(self, name, None)
             if part is not None:
                 self._closing(part.close)
         for task in self._tasks.values():
-            task.store.close()
+            self._closing(task.store.close)
         self._tasks.clear()
         self._stores.close()
 
@@ -186,13 +196,28 @@ class Worker:
 
     def turn(self) -> None:
         """One turn; the module's docstring numbers its phases."""
-        self._poll()
-        if self._takeover is not None:
+        try:
+            self._poll()
             self._take()
-        if self._waiting:
-            self._slice()
-        if self._due():
-            self._commit()
+            if self._waiting:
+                self._slice()
+            if self._due():
+                self._commit()
+        except (RetryError, RebuildError) as error:
+            self._begin_again(error)
+
+    def _begin_again(self, why: StreamcoreError) -> None:
+        """What is open or in memory is trusted no more: the tasks are let go, as if lost, and taken over anew."""
+        self._outage.failed(why)
+        logger.warning("taking %d tasks over anew, in %.1f s: %s", len(self._assigned), self._outage.wait_s, why)
+        assigned = self._assigned
+        self._drop_takeover()
+        for task in self._tasks.values():
+            task.forget_epoch()
+        self._producers.abandon()
+        self._let_go()
+        self._consumer.pause(assigned)
+        self._take_over(assigned)
 
     def _poll(self) -> None:
         now = self._clock.monotonic_s()
@@ -215,20 +240,22 @@ class Worker:
 
     def _patience_s(self, now: float) -> float:
         if self._takeover is not None:
-            return 0.0
+            return min(IDLE_POLL_S, self._outage.wait_s)
         if any(task.touched for task in self._tasks.values()):
             return max(0.0, min(IDLE_POLL_S, self._epoch_begun_s + self._interval_s() - now))
         return IDLE_POLL_S
 
     def _take(self) -> None:
-        assert self._takeover is not None
         takeover = self._takeover
+        if takeover is None or self._outage.wait_s > 0:
+            return
         for task in takeover.advance():
             self._tasks[task.id] = task
             for tp in task.inputs:
                 self._task_of[tp] = task
         if takeover.step is Step.DONE:
             self._takeover = None
+            self._outage.over()
             self._metrics.running(len(self._tasks))
             logger.info("running %d tasks", len(self._tasks))
 
@@ -244,7 +271,7 @@ class Worker:
         self._records_in += after - begin
         try:
             self._records_out += task.runner.release(self._producers.open)
-        except RetryError as error:
+        except (RetryError, TransactionAborted, ProducerFenced) as error:
             self._undo(error)
             return
         self._probe("after-slice")
@@ -270,14 +297,15 @@ class Worker:
             return
         begun = self._clock.monotonic_s()
         self._metrics.overlay(sum(task.runner.epoch_bytes for task in touched))
-        if self._committer.commit(touched):
+        decided = self._committer.commit(touched)
+        if decided:
             self._commits += 1
+            self._outage.committed()
             taken = self._clock.monotonic_s() - begun
             self._trim.after_commit(self._tasks.values())
             self._commit_average_s += (taken - self._commit_average_s) / 8
             self._metrics.lagging((tp, self._lag(tp, task)) for tp, task in self._task_of.items())
-        else:
-            self._forget_waiting(touched)
+        self._forget_waiting([task for task in touched if task not in decided])
 
     def _undo(self, why: Exception) -> None:
         touched = [task for task in self._tasks.values() if task.touched]
@@ -310,15 +338,18 @@ class Worker:
     def assigned(self, tps: list[TopicPartition]) -> None:
         self._metrics.rebalanced("assigned")
         self._committer.member_id = self._consumer.membership().member_id
-        self._committer.assignment = frozenset(tps)
         self._drop_takeover()
+        logger.info("assigned %d partitions: %s", len(tps), ", ".join(map(str, tps)))
+        self._take_over(tps)
+
+    def _take_over(self, tps: list[TopicPartition]) -> None:
+        self._assigned = tps
+        self._committer.assignment = frozenset(tps)
         tasks = tasks_of(self._plan, tps)
-        logger.info("assigned %d tasks: %s", len(tasks), ", ".join(map(str, tasks)))
         if tasks:
             self._takeover = Takeover(
                 self._plan, tasks, self._log, self._admin, self._consumer, self._committer, self._stores,
-                self._runner, self._start, self.instance, self._settings.mode == "at-least-once",
-                self._clock, self._entropy, self._metrics, self._probe,
+                self._runner, self._start, self.instance, self._clock, self._entropy, self._metrics, self._probe,
             )  # fmt: skip
 
     def revoked(self, tps: list[TopicPartition]) -> None:
@@ -336,7 +367,6 @@ class Worker:
         """Law 2: drop it. The open transaction is not ours to commit; a fresh producer ends it."""
         self._metrics.rebalanced("lost")
         logger.warning("job %s: lost %d partitions", self._plan.job, len(tps))
-        self._committer.assignment = frozenset()
         self._drop_takeover()
         for task in self._tasks.values():
             task.forget_epoch()
@@ -344,12 +374,13 @@ class Worker:
         self._let_go()
 
     def _let_go(self) -> None:
+        self._assigned = []
         self._committer.assignment = frozenset()
         self._waiting.clear()
         self._paused = False
         for task in self._tasks.values():
             task.move(TaskState.CLOSED)
-            task.store.close()
+            self._closing(task.store.close)
         self._tasks.clear()
         self._task_of.clear()
         self._metrics.running(0)

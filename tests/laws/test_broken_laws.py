@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from streamcore import limits
-from streamcore.errors import StreamcoreError
+from streamcore.errors import SlotTaken, StreamcoreError
 from streamcore.log.port import Membership
 from streamcore.runtime.commit import Committer
 from streamcore.runtime.task import Task
@@ -93,7 +93,7 @@ def overlay_kept_after_an_abort(patch: pytest.MonkeyPatch) -> None:
 
 def every_fencing_steps_aside(patch: pytest.MonkeyPatch) -> None:
     def step_aside(self: Any, error: Exception) -> None:
-        raise error
+        raise SlotTaken("taken for granted") from error
 
     patch.setattr(Committer, "_step_aside_if_replaced", step_aside)
 

@@ -20,7 +20,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from streamcore import limits
 from streamcore.clock import Clock
-from streamcore.errors import LogUnavailable, StopError, TopicError
+from streamcore.errors import LogUnavailable, StopError, StreamcoreError, TopicError
 from streamcore.log.kafka.committed import GroupOffsets
 from streamcore.log.kafka.errors import Events, refused_setting, unwrapped
 from streamcore.log.kafka.settings import ClientSettings, with_events
@@ -47,16 +47,20 @@ _HAS_MEMBERS: Final = (KafkaError.NON_EMPTY_GROUP, KafkaError.UNKNOWN_MEMBER_ID,
 
 class KafkaAdmin:
     def __init__(self, settings: ClientSettings, clock: Clock) -> None:
+        self._settings = settings
         self._clock = clock
         self._events = Events(settings, logger, "admin")
         self._group_offsets = GroupOffsets(settings)
-        conf = with_events(settings.admin(), logger, self._events.on_error)
+        self._client = self._connected()
+
+    def _connected(self) -> Any:
+        """A client. Any: the library's stubs leave the results of its futures unknown."""
         try:
-            # Any: the library's stubs leave the results of its futures unknown.
-            self._client: Any = AdminClient(conf)
-            self._events.serve = self._client.poll
+            client = AdminClient(with_events(self._settings.admin(), logger, self._events.on_error))
         except KafkaException as error:
-            raise refused_setting(error, settings) from error
+            raise refused_setting(error, self._settings) from error
+        self._events.serve = client.poll
+        return client
 
     # --- topics -------------------------------------------------------------------------------------------------
 
@@ -75,7 +79,7 @@ class KafkaAdmin:
             except (KafkaException, TimeoutError) as error:
                 if unwrapped(error).code() in _NO_TOPIC:
                     continue
-                raise self._events.error(error, f"describing topic {name}") from error
+                raise self._failed(error, f"describing topic {name}") from error
             found[name] = TopicInfo(name, str(told.topic_id), len(told.partitions))
         return found
 
@@ -120,7 +124,7 @@ class KafkaAdmin:
                 future.result(_TIMEOUT_S + 1)
             except (KafkaException, TimeoutError) as error:
                 if unwrapped(error).code() not in _NO_TOPIC:
-                    raise self._events.error(error, f"deleting topic {name}") from error
+                    raise self._failed(error, f"deleting topic {name}") from error
         self._until(f"{', '.join(names)} to be gone", lambda: None if self.topics(names) else True)
 
     def delete_records(self, before: Mapping[TopicPartition, Offset]) -> None:
@@ -178,7 +182,7 @@ class KafkaAdmin:
             return future.result(_TIMEOUT_S + 1)
         except (KafkaException, TimeoutError) as error:
             if unwrapped(error).code() not in _NO_LEADER:
-                raise self._events.error(error, doing) from error
+                raise self._failed(error, doing) from error
             if not self.topics([topic]):
                 raise TopicError(f"{doing}: the topic does not exist", "create it first") from error
             return None
@@ -216,7 +220,7 @@ class KafkaAdmin:
         except (KafkaException, TimeoutError) as error:
             if unwrapped(error).code() in _NO_GROUP:
                 return []
-            raise self._events.error(error, f"describing group {group}") from error
+            raise self._failed(error, f"describing group {group}") from error
         return [
             GroupMember(
                 member.member_id,
@@ -248,17 +252,25 @@ class KafkaAdmin:
 
     # --- errors and waiting ---------------------------------------------------------------------------------------
 
+    def _failed(self, error: KafkaError | BaseException, doing: str) -> StreamcoreError:
+        """The error to raise. A client whose call timed out is not asked again: after a broker's restart librdkafka
+        never finds the way back to a group's coordinator (DescribeGroups times out for good)."""
+        failure = self._events.error(error, doing)
+        if unwrapped(error).code() == KafkaError._TIMED_OUT:
+            self._client = self._connected()
+        return failure
+
     def _group_error(self, error: KafkaError | BaseException, group: str, doing: str) -> Exception:
         if unwrapped(error).code() in _HAS_MEMBERS:
             return StopError(f"{doing}: the group has members", f"stop every worker of {group} first")
-        return self._events.error(error, doing)
+        return self._failed(error, doing)
 
     @contextmanager
     def _mapped(self, doing: str) -> Generator[None]:
         try:
             yield
         except (KafkaException, TimeoutError) as error:
-            raise self._events.error(error, doing) from error
+            raise self._failed(error, doing) from error
 
     def _until(self, what: str, ask: Callable[[], T | None], timeout_s: float = _TIMEOUT_S) -> T:
         """Ask until the answer is not None. Raises LogUnavailable when that takes too long."""
