@@ -1,6 +1,7 @@
 """The directory of a task's local state: whose it is, and how it goes out of the way.
 
     DIR/streamcore.json   {"format": 1, "job": ..., "stage": ..., "partition": ...}, written before anything else
+    DIR/damaged           why this state must not be used again; written when reading or writing it failed
     DIR.damaged-N         set aside, the newest one only
 
 Processing thread only.
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT: Final = 1
 FORMAT_FILE: Final = "streamcore.json"
+DAMAGED_FILE: Final = "damaged"
 
 
 class Format(msgspec.Struct, frozen=True):
@@ -54,7 +56,7 @@ def read_format(path: Path) -> Format:
 
 
 def claim(path: Path, job: str, task: TaskId) -> None:
-    """The directory is this task's, or becomes it."""
+    """The directory is this task's, or becomes it. Raises StateDamaged for one that was condemned."""
     wanted = Format(FORMAT, job, task.stage, task.partition)
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -62,6 +64,9 @@ def claim(path: Path, job: str, task: TaskId) -> None:
             fresh = path / f"{FORMAT_FILE}.new"
             fresh.write_bytes(msgspec.json.encode(wanted))
             fresh.rename(path / FORMAT_FILE)
+        condemned = path / DAMAGED_FILE
+        if condemned.exists():
+            raise StateDamaged(condemned.read_text(errors="replace"))
     except OSError as error:
         raise unusable(path, "creating", error.strerror or str(error)) from error
     found = read_format(path)
@@ -71,6 +76,14 @@ def claim(path: Path, job: str, task: TaskId) -> None:
             f"not to job {job}, task {task}",
             "give each job a directory of its own with --state-dir",
         )
+
+
+def condemn(path: Path, why: str) -> None:
+    """For good: a database with a bad block opens, and fails again at the same record, in this process or the next."""
+    try:
+        (path / DAMAGED_FILE).write_text(why)
+    except OSError as error:
+        logger.warning("%s is damaged and cannot be marked so: %s", path, error)
 
 
 def set_aside(path: Path, why: str) -> None:

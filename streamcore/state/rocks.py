@@ -38,16 +38,17 @@ _READ_ONLY_TRIES: Final = 3
 
 
 class RocksColumn:
-    def __init__(self, family: rocksdict.Rdict, path: Path) -> None:
+    def __init__(self, family: rocksdict.Rdict, path: Path, own: bool) -> None:
         self._family = family
         self._get: Any = family.get
         self._path = path
+        self._own = own
 
     def get(self, key: bytes) -> bytes | None:
         try:
             return self._get(key)
         except Exception as error:
-            raise mapped(error, self._path, "reading") from error
+            raise self._failed(error) from error
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         get, step = self._get, limits.GET_ENTRIES
@@ -59,7 +60,7 @@ class RocksColumn:
                 found += get(keys[at : at + step])
             return found
         except Exception as error:
-            raise mapped(error, self._path, "reading") from error
+            raise self._failed(error) from error
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         """In pieces, so that an iterator left unfinished holds nothing of the database open."""
@@ -79,7 +80,10 @@ class RocksColumn:
             entries: Any = self._family.items(from_key=start, read_opt=options)
             return list(islice(entries, size))
         except Exception as error:
-            raise mapped(error, self._path, "reading") from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: Exception) -> StreamcoreError:
+        return failed(error, self._path, "reading", self._own)
 
     def release(self) -> None:
         """The database stays locked while anything of ours refers to it."""
@@ -95,7 +99,7 @@ class RocksStore:
         self._steps = steps
         self._database: rocksdict.Rdict | None = database
         self._scratch = scratch
-        self._columns = {step: RocksColumn(database.get_column_family(step), path) for step in steps}
+        self._columns = {step: RocksColumn(database.get_column_family(step), path, scratch is None) for step in steps}
         self._handles = {name: database.get_column_family_handle(name) for name in (DEFAULT, *steps)}
 
     @classmethod
@@ -176,7 +180,7 @@ class RocksStore:
         try:
             database.close()
         except Exception as error:
-            raise mapped(error, self._path, "closing") from error
+            raise failed(error, self._path, "closing", self._scratch is None) from error
         finally:
             if self._scratch is not None:
                 shutil.rmtree(self._scratch, ignore_errors=True)
@@ -199,7 +203,7 @@ class RocksStore:
         try:
             data: bytes | None = family.get(MARK_KEY)
         except Exception as error:
-            raise mapped(error, self._path, "reading") from error
+            raise failed(error, self._path, "reading", self._scratch is None) from error
         return EpochMark.decode(data, f"column {DEFAULT!r} of {self._path}")
 
     def _adopt(self, added: frozenset[str]) -> None:
@@ -230,7 +234,7 @@ class RocksStore:
         try:
             self._open().write(batch)
         except Exception as error:
-            raise mapped(error, self._path, "writing") from error
+            raise failed(error, self._path, "writing", self._scratch is None) from error
 
 
 def _families(database_path: Path) -> set[str]:
@@ -283,6 +287,14 @@ def _options() -> rocksdict.Options:
 
 # --- errors ----------------------------------------------------------------------------------------------------
 _IN_USE: Final = ("While lock file", "lock hold by current process")
+
+
+def failed(error: Exception, path: Path, doing: str, own: bool) -> StreamcoreError:
+    """As `mapped`, of an open store: one that is our own (and not a look at a running job's) is condemned."""
+    told = mapped(error, path, doing)
+    if own and isinstance(told, StateDamaged):
+        directory.condemn(path, told.what)
+    return told
 
 
 def mapped(error: Exception, path: Path, doing: str) -> StreamcoreError:
