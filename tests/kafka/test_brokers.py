@@ -54,6 +54,7 @@ def test_three_brokers_lose_no_record_when_the_leader_is_killed(brokers: Brokers
     victim = leader(cluster, topic)
     victim.kill()
     put(log, topic, b"after")
+    eventually(lambda: b"after" in read(log, tp(topic, 0)))  # its marker follows the commit's answer
     assert read(log, tp(topic, 0)) == [b"before", b"after"]
     cluster.start(victim)
     cluster.wait()
