@@ -49,7 +49,7 @@ OVERLAY_BYTES = 64 << 20
 CACHE_ENTRIES = 200_000
 """Decoded state values a step of a task keeps over epochs."""
 KEY_CACHE_ENTRIES = 100_000
-"""Encoded keys a shuffle writer keeps."""
+"""Keys that a shuffle writer, or a topic's codec, keeps decoded and encoded."""
 INBOX_RECENT_IDS = 100_000
 """Ids an inbox keeps exactly, over epochs."""
 INBOX_FILTER_BYTES = 16 << 20

