@@ -62,6 +62,8 @@ Mode = Literal["exactly-once", "at-least-once"]
 SERVE_GROUP_S = 1.0
 """While slices wait, the group is served this often."""
 IDLE_POLL_S = 0.1
+LAG_EVERY_S = 1.0
+"""The metric of the lag: asking takes 0.3 ms a partition while the client fetches."""
 FIRST_SLOT = Slot(0)
 
 
@@ -107,6 +109,9 @@ class Worker:
         self._takeover: Takeover | None = None
         self._assigned: list[TopicPartition] = []
         self._outage = Outage(clock, entropy)
+        self._narrow = False
+        """An epoch was undone: the next ends with its first slice, so that what cannot be done together is done at
+        all (a fast task begins the transaction, and a slow slice of another outlasts its timeout, each time)."""
         self._paused = False
         self._stopping = False
         self._failure: BaseException | None = None
@@ -116,6 +121,7 @@ class Worker:
         self._records_in = 0
         self._records_out = 0
         self._commits = 0
+        self._lag_due_s = 0.0
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -282,7 +288,7 @@ class Worker:
         touched = [task for task in self._tasks.values() if task.touched]
         if not touched:
             return False
-        if self._clock.monotonic_s() - self._epoch_begun_s >= self._interval_s():
+        if self._narrow or self._clock.monotonic_s() - self._epoch_begun_s >= self._interval_s():
             return True
         records = sum(task.records for task in touched)
         return records >= limits.EPOCH_RECORDS or sum(t.runner.epoch_bytes for t in touched) >= limits.EPOCH_BYTES
@@ -304,12 +310,17 @@ class Worker:
             taken = self._clock.monotonic_s() - begun
             self._trim.after_commit(self._tasks.values())
             self._commit_average_s += (taken - self._commit_average_s) / 8
-            self._metrics.lagging((tp, self._lag(tp, task)) for tp, task in self._task_of.items())
-        self._forget_waiting([task for task in touched if task not in decided])
+            if begun >= self._lag_due_s:
+                self._lag_due_s = begun + LAG_EVERY_S
+                self._metrics.lagging((tp, self._lag(tp, task)) for tp, task in self._task_of.items())
+        undone = [task for task in touched if task not in decided]
+        self._narrow = bool(undone)
+        self._forget_waiting(undone)
 
     def _undo(self, why: Exception) -> None:
         touched = [task for task in self._tasks.values() if task.touched]
         self._committer.undo(touched, why)
+        self._narrow = True
         self._forget_waiting(touched)
 
     def _forget_waiting(self, tasks: list[Task]) -> None:
