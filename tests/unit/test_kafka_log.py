@@ -205,13 +205,14 @@ def message(topic: str, partition: int, offset: int) -> Message:
     )
 
 
-def test_runs_agree_with_the_obvious_way_of_cutting() -> None:
+@pytest.mark.parametrize("topics", ["a", "ab"])
+def test_runs_agree_with_the_obvious_way_of_cutting(topics: str) -> None:
     random = Random(7)
     for _ in range(50):
         batch: list[Message] = []
         offset = 0
         for _ in range(random.randrange(1, 6)):
-            topic, partition = random.choice("ab"), random.randrange(2)
+            topic, partition = random.choice(topics), random.randrange(2)
             for _ in range(random.randrange(1, 5)):
                 offset += random.randrange(1, 3)
                 batch.append(message(topic, partition, offset))
@@ -221,7 +222,7 @@ def test_runs_agree_with_the_obvious_way_of_cutting() -> None:
             if not slow or slow[-1][0] != place:
                 slow.append((place, []))
             slow[-1][1].append(each.offset() or 0)
-        fast = runs.cut(batch, with_headers=False)
+        fast = runs.cut(batch, with_headers=False, one_topic=topics == "a")
         assert [(run.tp, run.offsets) for run in fast] == slow
         assert [value for run in fast for value in run.values] == [each.value() for each in batch]
         assert [key for run in fast for key in run.keys] == [each.key() for each in batch]

@@ -154,7 +154,7 @@ class KafkaConsumer:
         records, events = runs.sift(messages)
         for event in events:
             self._take(event)
-        found = self._wanted(runs.cut(records, self._headers)) if records else []
+        found = self._wanted(runs.cut(records, self._headers, len(self._topics) == 1)) if records else []
         if not found:
             self._raise_failure()
         return found

@@ -30,6 +30,7 @@ class KafkaReader:
         except KafkaException as error:
             raise refused_setting(error, settings) from error
         self._next = dict(starts)
+        self._one_topic = len({tp.topic for tp in starts}) == 1
         self._ended: set[TopicPartition] = set()
         self._closed = False
         self._client.assign([ck.TopicPartition(tp.topic, tp.partition, offset) for tp, offset in starts.items()])
@@ -44,7 +45,7 @@ class KafkaReader:
         except KafkaException as error:
             raise self._events.error(error, "reading") from error
         records, events = runs.sift(messages)
-        found = runs.cut(records, self._headers) if records else []
+        found = runs.cut(records, self._headers, self._one_topic) if records else []
         for run in found:
             self._next[run.tp] = Offset(run.offsets[-1] + 1)
             self._ended.discard(run.tp)

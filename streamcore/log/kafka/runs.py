@@ -36,15 +36,16 @@ def sift(messages: Messages) -> tuple[Messages, Messages]:
     return [m for m in messages if m.error() is None], [m for m in messages if m.error() is not None]
 
 
-def cut(records: Messages, with_headers: bool) -> list[Run]:
-    """Runs of consecutive records of one partition. `records` holds no errors and at least one record."""
+def cut(records: Messages, with_headers: bool, one_topic: bool = False) -> list[Run]:
+    """Runs of consecutive records of one partition. `records` holds no errors and at least one record; `one_topic`:
+    of one topic only, which saves asking each."""
     # The stubs know Message as generic and its columns as optional; a record has them all.
     every: Sequence[Any] = records
     keys = list(map(_key, every))
     values = list(map(_value, every))
     times = cast("list[int]", list(map(_second, map(_timestamp, every))))
     headers = cast("list[Headers | None] | None", list(map(_headers, every)) if with_headers else None)
-    bounds = _bounds(every)
+    bounds = _bounds(every, one_topic)
     if len(bounds) == 2:
         return [Run(_place(records[0]), _offsets(every), keys, values, times, headers)]
     return [
@@ -99,12 +100,15 @@ def _offsets(run: Sequence[Any]) -> list[int]:
     return list(range(first, last + 1)) if last - first == len(run) - 1 else list(map(_offset, run))
 
 
-def _bounds(records: Sequence[Any]) -> list[int]:
+def _bounds(records: Sequence[Any], one_topic: bool) -> list[int]:
     """Where runs begin, and the end."""
     n = len(records)
-    partitions = list(map(_partition, records))
-    topics = list(map(_topic, records))
-    if partitions.count(partitions[0]) == n and topics.count(topics[0]) == n:
+    partitions: list[Any] = list(map(_partition, records))
+    places: list[Any] = partitions
+    if not one_topic:
+        topics = list(map(_topic, records))
+        if topics.count(topics[0]) != n:
+            places = list(zip(topics, partitions, strict=True))
+    if places.count(places[0]) == n:
         return [0, n]
-    places = list(zip(topics, partitions, strict=True))
     return [0, *compress(range(1, n), map(ne, places, islice(places, 1, None))), n]
