@@ -111,4 +111,5 @@ def _bounds(records: Sequence[Any], one_topic: bool) -> list[int]:
             places = list(zip(topics, partitions, strict=True))
     if places.count(places[0]) == n:
         return [0, n]
-    return [0, *compress(range(1, n), map(ne, places, islice(places, 1, None))), n]
+    changes = compress(range(1, n), map(ne, places, islice(places, 1, None)))
+    return [0, *changes, n]
