@@ -68,9 +68,10 @@ class Given:
 class Node:
     """One broker process, which may be killed and started again on its data."""
 
-    def __init__(self, directory: Path, port: int) -> None:
+    def __init__(self, directory: Path, port: int, internal: int) -> None:
         self.directory = directory
         self.port = port
+        self.internal = internal
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, heap: str, fast_start: bool) -> None:
@@ -141,7 +142,8 @@ class Local:
         heap: str = "256m",
         fast_start: bool = True,
     ) -> None:
-        """`fast_start`: the quick compiler only, for tests; benchmarks want the other. Raises Unavailable."""
+        """`settings`: the broker's own, over those made here. `fast_start`: the quick compiler only, for tests;
+        benchmarks want the other. Raises Unavailable."""
         jars()
         self._heap = heap
         self._fast_start = fast_start
@@ -152,10 +154,12 @@ class Local:
                 of_node["CLIENT"] = port + number
         self.nodes = [self._node(number, ports, settings or {}) for number in range(brokers)]
         self.bootstrap = ",".join(f"{HOST}:{node.port}" for node in self.nodes)
+        self.internal = ",".join(f"{HOST}:{node.internal}" for node in self.nodes)
+        """The brokers' own listener: neither TLS nor a password, whatever `settings` ask of clients."""
         try:
             for node in self.nodes:
                 self.start(node)
-            wait_until_it_answers(self.bootstrap, brokers, self.nodes)
+            wait_until_it_answers(self.internal, brokers, self.nodes)
         except BaseException:
             self.close()
             raise
@@ -165,7 +169,7 @@ class Local:
 
     def wait(self, brokers: int | None = None) -> None:
         """Until so many (all) brokers are members of the cluster."""
-        wait_until_it_answers(self.bootstrap, brokers or len(self.nodes), self.nodes)
+        wait_until_it_answers(self.internal, brokers or len(self.nodes), self.nodes)
 
     def close(self) -> None:
         for node in self.nodes:
@@ -203,7 +207,7 @@ class Local:
             "rootLogger.level=warn\nrootLogger.appenderRef.s.ref=S\nappender.s.type=Console\nappender.s.name=S\n"
             "appender.s.layout.type=PatternLayout\nappender.s.layout.pattern=%d %p %m (%c)%n\n"
         )
-        return Node(directory, ports[number]["CLIENT"])
+        return Node(directory, ports[number]["CLIENT"], ports[number]["INTERNAL"])
 
 
 class Container:

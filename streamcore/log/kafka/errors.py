@@ -247,7 +247,7 @@ _WHAT_TO_DO: Final[Mapping[type[StreamcoreError], str]] = {
     LogUnavailable: "look whether the brokers run and can be reached from here (kafka.bootstrap, network, their logs)",
     SlotTaken: "nothing, if it was meant; else give each machine its own --slot",
     TopicError: "look at the topic with `streamcore topics list`; create it, or change its settings",
-    AccessDenied: "check user, password, certificates (kafka.* settings) and the ACLs (docs/operations.md lists them)",
+    AccessDenied: "check user, password, certificates (kafka.* settings) and the ACLs; docs/operations.md lists them",
     OffsetsLost: "records were deleted (retention, DeleteRecords) or the topic was made anew: `streamcore reset JOB` "
     "starts over",
     RecordTooLarge: "raise the topic's max.message.bytes, or produce smaller records (kafka.extra batch.size must not "
@@ -259,8 +259,31 @@ _WHAT_TO_DO: Final[Mapping[type[StreamcoreError], str]] = {
 _COMMIT_UNCLEAR: Final = frozenset({E.UNKNOWN, E._FAIL, E.UNKNOWN_PRODUCER_ID, E.INVALID_PRODUCER_ID_MAPPING})
 """Answers to an EndTxn that ask for an abort and yet do not say that the transaction did not commit."""
 
+_LISTED: Final = "docs/operations.md lists all that a job needs"
+_ON_TOPICS: Final = (
+    "allow the user on topics that the job reads Read and Describe; on those it writes Write, Describe and "
+    "DescribeConfigs; on those with the prefix JOB. (its own) all of these, Create and Delete"
+)
+_TO_ALLOW: Final[Mapping[int, str]] = {
+    E.TOPIC_AUTHORIZATION_FAILED: f"{_ON_TOPICS}; {_LISTED}",
+    E.CLUSTER_AUTHORIZATION_FAILED: f"{_ON_TOPICS}; {_LISTED}",
+    E.GROUP_AUTHORIZATION_FAILED: "allow the user Read and Describe on the group, which is the job's name, "
+    f"and Delete for `streamcore reset`; {_LISTED}",
+    E.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "allow the user Write and Describe on transactional ids with the prefix "
+    f"JOB. ; {_LISTED}",
+    E._AUTHENTICATION: "check kafka.sasl_username, kafka.sasl_password and kafka.sasl_mechanism",
+    E.SASL_AUTHENTICATION_FAILED: "check kafka.sasl_username, kafka.sasl_password and kafka.sasl_mechanism",
+    E.UNSUPPORTED_SASL_MECHANISM: "set kafka.sasl_mechanism to one that the brokers' listener takes",
+    E._SSL: "check kafka.ssl_ca (PEM, with the authority that signed the brokers' certificates), the host names in "
+    "kafka.bootstrap and the certificates, and kafka.ssl_certificate where the brokers ask for one",
+}
+"""What to do about AccessDenied, where the code tells."""
+
 _REFUSED: Final = frozenset({E._AUTHENTICATION, E.SASL_AUTHENTICATION_FAILED, E.UNSUPPORTED_SASL_MECHANISM})
 """Reported by the client only here; the call itself merely times out."""
+
+_CERTIFICATE: Final = "certificate"
+"""In the text of a TLS error that stays; others come of connections that broke."""
 
 
 P = ParamSpec("P")
@@ -293,7 +316,9 @@ class Events:
         self._client = client
         self._lock = threading.Lock()
         self._trouble = ""
-        self._denied = ""
+        self._denied: KafkaError | None = None
+        self.written: set[str] = set()
+        """The topics of the transaction, where there is one: a refusal does not say which was meant."""
         self.serve: Callable[[float], object] = _nothing
         """Has the client run its callbacks, so that what it has to say of a failed call is heard first."""
 
@@ -304,9 +329,9 @@ class Events:
     def on_error(self, error: KafkaError) -> None:
         text = self._settings.scrub(f"{error.name()}: {error.str()}")
         with self._lock:
-            self._trouble = text
-            if error.code() in _REFUSED:
-                self._denied = text
+            if error.code() != E._ALL_BROKERS_DOWN or not self._trouble:  # which follows the reason, and tells less
+                self._trouble = text
+                self._denied = error if _is_refusal(error) else None
         self._logger.warning("%s: %s", self._client, text)
 
     def error(self, error: KafkaError | BaseException, doing: str) -> StreamcoreError:
@@ -330,7 +355,7 @@ class Events:
         if error.fatal() or remedy is ProducerFenced:
             return self._made(AccessDenied if remedy is AccessDenied else ProducerFenced, error, doing)
         if error.txn_requires_abort() or remedy is TransactionAborted:
-            return self._made(TransactionAborted, error, doing)
+            return self._made(AccessDenied if remedy is AccessDenied else TransactionAborted, error, doing)
         if remedy is LogUnavailable:
             remedy = OutcomeUnknown
         return self._made(remedy, error, doing)
@@ -342,7 +367,8 @@ class Events:
             denied = REMEDY.get(error.code()) is AccessDenied
             return self._made(AccessDenied if denied else ProducerFenced, error, doing)
         if error.txn_requires_abort() and error.code() not in _COMMIT_UNCLEAR:
-            return self._made(TransactionAborted, error, doing)
+            denied = REMEDY.get(error.code()) is AccessDenied
+            return self._made(AccessDenied if denied else TransactionAborted, error, doing)
         return self._made(OutcomeUnknown, error, doing)
 
     def _made(self, remedy: type[StreamcoreError], error: KafkaError, doing: str) -> StreamcoreError:
@@ -351,19 +377,27 @@ class Events:
         except KafkaException as fatal:
             self.on_error(unwrapped(fatal))
         what = self._settings.scrub(f"{doing}: {error.str()} ({error.name()})")
+        if error.code() == E.TOPIC_AUTHORIZATION_FAILED and self.written:
+            what += f"; it writes to {', '.join(sorted(self.written))}"
         with self._lock:
             trouble, denied = self._trouble, self._denied
         if remedy in (LogUnavailable, OutcomeUnknown) and trouble:
             what += f"; the client's last word was {trouble}"
-        if remedy is LogUnavailable and denied:
-            remedy = AccessDenied
+        if remedy is LogUnavailable and denied is not None:
+            remedy, error = AccessDenied, denied
         what_to_do = _WHAT_TO_DO.get(remedy, "")
+        if remedy is AccessDenied:
+            what_to_do = _TO_ALLOW.get(error.code(), what_to_do)
         if remedy is TransactionAborted and REMEDY.get(error.code()) is RecordTooLarge:
             what_to_do = _WHAT_TO_DO[RecordTooLarge]
         return remedy(what, what_to_do)
 
 
 def _nothing(_: float) -> None: ...
+
+
+def _is_refusal(error: KafkaError) -> bool:
+    return error.code() in _REFUSED or (error.code() == E._SSL and _CERTIFICATE in error.str())
 
 
 def unwrapped(error: KafkaError | BaseException) -> KafkaError:

@@ -14,8 +14,8 @@ import confluent_kafka as ck
 from confluent_kafka import KafkaError, KafkaException
 
 from streamcore.clock import Clock
-from streamcore.errors import LogUnavailable, TransactionAborted, broken
-from streamcore.log.kafka.errors import Events, calling_back
+from streamcore.errors import AccessDenied, LogUnavailable, TransactionAborted, broken
+from streamcore.log.kafka.errors import REMEDY, Events, calling_back
 from streamcore.log.kafka.producer import KafkaReceipt, drop, made
 from streamcore.log.kafka.queueing import Queue
 from streamcore.log.kafka.settings import ClientSettings, with_events
@@ -83,6 +83,8 @@ class IdempotentProducer:
         failed, self._failed = self._failed, None
         if failed is None:
             failed = next(((receipt.error, "a frame") for receipt in receipts if receipt.error is not None), None)
+        if failed is not None and REMEDY.get(failed[0].code()) is AccessDenied:
+            raise self._events.error(failed[0], f"producer: {failed[1]} was not taken")
         if failed is not None:
             raise TransactionAborted(f"producer: {failed[1]} was not taken: {failed[0].str()} ({failed[0].name()})")
         if waiting:

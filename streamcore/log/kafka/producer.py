@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import confluent_kafka as ck
 from confluent_kafka import KafkaError, KafkaException
@@ -23,6 +23,8 @@ from streamcore.log.port import Headers, Membership, OffsetCommit
 from streamcore.types import Offset, Partition, TopicPartition
 
 logger = logging.getLogger(__name__)
+
+_PURGED: Final = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
 
 
 class KafkaReceipt:
@@ -66,6 +68,7 @@ class TransactionalProducer:
     def begin(self) -> None:
         self._receipts.clear()
         self._failure = None
+        self._events.written.clear()
         try:
             self._client.begin_transaction()
         except KafkaException as error:
@@ -80,6 +83,7 @@ class TransactionalProducer:
         times: Sequence[int] | None = None,
         headers: Sequence[Headers | None] | None = None,
     ) -> None:
+        self._events.written.add(topic)
         try:
             self._queue.put(topic, partition, values, keys, times, headers, None)
         except KafkaException as error:
@@ -88,6 +92,7 @@ class TransactionalProducer:
     def send(self, tp: TopicPartition, value: bytes, key: bytes | None = None) -> KafkaReceipt:
         receipt = KafkaReceipt()
         self._receipts.append(receipt)
+        self._events.written.add(tp.topic)
         try:
             self._queue.put(tp.topic, tp.partition, [value], [key], None, None, receipt.delivered)
         except KafkaException as error:
@@ -102,7 +107,9 @@ class TransactionalProducer:
             raise self._events.in_transaction(error, f"producer {self._id}: flush") from error
         for receipt in self._receipts:
             if receipt.error is not None:
-                raise self._events.in_transaction(receipt.error, f"producer {self._id}: a message was not taken")
+                cause = self._why_failed() if receipt.error.code() in _PURGED else None
+                doing = f"producer {self._id}: a message was not taken"
+                raise self._events.in_transaction(cause or receipt.error, doing)
         if waiting:
             raise LogUnavailable(
                 f"producer {self._id}: {waiting} messages are not acknowledged after {timeout_s:g} s",
@@ -139,13 +146,26 @@ class TransactionalProducer:
         """The client takes no message: the transaction has failed already, or this message can never be sent."""
         kafka_error = error.args[0]
         doing = f"producer {self._id}: producing to {where}"
-        if kafka_error.code() == KafkaError._STATE:
-            failure: StreamcoreError = TransactionAborted(f"{doing}: the transaction has failed: {kafka_error.str()}")
+        cause = self._why_failed() if kafka_error.code() == KafkaError._STATE else None
+        if cause is not None:
+            failure = self._events.in_transaction(cause, doing)
+        elif kafka_error.code() == KafkaError._STATE:
+            failure = TransactionAborted(f"{doing}: the transaction has failed: {kafka_error.str()}")
         elif kafka_error.fatal() or kafka_error.code() == KafkaError._FATAL:
             failure = self._events.in_transaction(error, doing)
         else:
             raise self._events.error(error, doing) from error
         self._failure = self._failure or failure
+
+    def _why_failed(self) -> KafkaError | None:
+        """Of a transaction that a message was purged with. A begin inside a transaction is always refused, and where
+        that has failed the refusal is its first error."""
+        try:
+            calling_back(self._client.begin_transaction)
+        except KafkaException as error:
+            cause = unwrapped(error)
+            return cause if cause.txn_requires_abort() or cause.fatal() else None
+        return None
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
