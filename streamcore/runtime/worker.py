@@ -209,6 +209,7 @@ class Worker:
                 self._slice()
             if self._due():
                 self._commit()
+            self._tell_lag()
         except (RetryError, RebuildError) as error:
             self._begin_again(error)
 
@@ -310,9 +311,6 @@ class Worker:
             taken = self._clock.monotonic_s() - begun
             self._trim.after_commit(self._tasks.values())
             self._commit_average_s += (taken - self._commit_average_s) / 8
-            if begun >= self._lag_due_s:
-                self._lag_due_s = begun + LAG_EVERY_S
-                self._metrics.lagging((tp, self._lag(tp, task)) for tp, task in self._task_of.items())
         undone = [task for task in touched if task not in decided]
         self._narrow = bool(undone)
         self._forget_waiting(undone)
@@ -326,6 +324,12 @@ class Worker:
     def _forget_waiting(self, tasks: list[Task]) -> None:
         gone = set(map(id, tasks))
         self._waiting = deque(item for item in self._waiting if id(item[0]) not in gone)
+
+    def _tell_lag(self) -> None:
+        now = self._clock.monotonic_s()
+        if now >= self._lag_due_s:
+            self._lag_due_s = now + LAG_EVERY_S
+            self._metrics.lagging((tp, self._lag(tp, task)) for tp, task in self._task_of.items())
 
     def _lag(self, tp: TopicPartition, task: Task) -> int:
         end = self._consumer.end(tp)
