@@ -24,6 +24,9 @@ from confluent_kafka.admin import (
     AdminClient,
     ResourcePatternType,
     ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
 )
 
 from streamcore import config
@@ -109,7 +112,10 @@ class Secured:
                 "listener.security.protocol.map": "CLIENT:SASL_SSL,INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT",
                 "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
                 "super.users": "User:ANONYMOUS",
-                "listener.name.client.sasl.enabled.mechanisms": "PLAIN",
+                "listener.name.client.sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
+                "listener.name.client.scram-sha-512.sasl.jaas.config": (
+                    "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+                ),
                 "listener.name.client.plain.sasl.jaas.config": (
                     f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
                 ),
@@ -121,6 +127,9 @@ class Secured:
         self.bootstrap = self._broker.bootstrap
         self.log: Log = KafkaLog(self._broker.internal)
         self._admin = AdminClient({"bootstrap.servers": self._broker.internal, "log_level": 0})
+        scram = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+        told = self._admin.alter_user_scram_credentials([UserScramCredentialUpsertion(USER, scram, PASSWORD.encode())])
+        told[USER].result(10)
 
     def allow(self, access: Sequence[Access]) -> None:
         """These and no others."""
@@ -218,7 +227,7 @@ class WordCount:
         return process
 
     def run(self, *arguments: str) -> int:
-        return self.start("run", "count.py:job", *arguments).wait(timeout=25)
+        return self.start("run", "count.py:job", *arguments).wait(timeout=60)
 
     def told(self) -> str:
         return (self._directory / "output").read_text() + (self._directory / "errors").read_text()
@@ -255,8 +264,12 @@ def plain(lines: Sequence[str]) -> Counter[str]:
     return Counter(word for line in lines for word in line.split())
 
 
-def test_a_job_with_the_documented_acls_survives_kills_and_restarts(secured: Secured, count: WordCount) -> None:
+@pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-512"])
+def test_a_job_with_the_documented_acls_survives_kills_and_restarts(
+    secured: Secured, count: WordCount, mechanism: str
+) -> None:
     secured.allow([*count.access.values()])
+    count.settings = count.settings.replace("PLAIN", mechanism)
     lines = [f"w{n % 97} w{n % 13} end" for n in range(4_000)]
     count.feed(lines[:2_000])
     supervisor = count.start("run", "count.py:job", "--workers", "2")

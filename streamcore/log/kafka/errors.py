@@ -262,7 +262,7 @@ _COMMIT_UNCLEAR: Final = frozenset({E.UNKNOWN, E._FAIL, E.UNKNOWN_PRODUCER_ID, E
 _LISTED: Final = "docs/operations.md lists all that a job needs"
 _ON_TOPICS: Final = (
     "allow the user on topics that the job reads Read and Describe; on those it writes Write, Describe and "
-    "DescribeConfigs; on those with the prefix JOB. (its own) all of these, Create and Delete"
+    "DescribeConfigs; on those with the prefix `JOB.` (its own) all of these, Create and Delete"
 )
 _TO_ALLOW: Final[Mapping[int, str]] = {
     E.TOPIC_AUTHORIZATION_FAILED: f"{_ON_TOPICS}; {_LISTED}",
@@ -270,7 +270,7 @@ _TO_ALLOW: Final[Mapping[int, str]] = {
     E.GROUP_AUTHORIZATION_FAILED: "allow the user Read and Describe on the group, which is the job's name, "
     f"and Delete for `streamcore reset`; {_LISTED}",
     E.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "allow the user Write and Describe on transactional ids with the prefix "
-    f"JOB. ; {_LISTED}",
+    f"`JOB.`; {_LISTED}",
     E._AUTHENTICATION: "check kafka.sasl_username, kafka.sasl_password and kafka.sasl_mechanism",
     E.SASL_AUTHENTICATION_FAILED: "check kafka.sasl_username, kafka.sasl_password and kafka.sasl_mechanism",
     E.UNSUPPORTED_SASL_MECHANISM: "set kafka.sasl_mechanism to one that the brokers' listener takes",
