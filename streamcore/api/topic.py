@@ -10,7 +10,7 @@ from uuid import UUID
 from streamcore.api.graph import refuse
 from streamcore.api.record import Key
 from streamcore.codecs import kinds
-from streamcore.codecs.wire import codec_for, json_codec, key_codec_for
+from streamcore.codecs.wire import codec_for, json_codec
 from streamcore.topology.nodes import UNKNOWN, TopicSpec
 from streamcore.topology.plan import TOPIC_NAME_LENGTH
 
@@ -55,7 +55,7 @@ class Topic(Generic[KN, V]):
                 "a key is a str, int, bytes, UUID, datetime, or a tuple of these",
             )
         codec = codec_for(value)
-        key_codec = None if key is None else key_codec_for(key)
+        key_codec = None if key is None else codec_for(key)
         optional = codec.type is not UNKNOWN and kinds.allows_none(codec.type)
         self.name: Final = name
         self.spec: Final = TopicSpec(name, codec, key_codec, optional)

@@ -14,10 +14,12 @@ Belongs to the processing thread, as does all it holds.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from streamcore import limits
 from streamcore.clock import Clock, Entropy
+from streamcore.codecs.wire import for_state
 from streamcore.errors import RecordTooLarge
 from streamcore.log.port import Producer, Run
 from streamcore.observe.metrics import Metrics
@@ -29,7 +31,7 @@ from streamcore.sink.outbox import Outbox
 from streamcore.source.decode import DecodeFailed, decode, decode_shuffle, slice_of
 from streamcore.state.keys import encode_key, state_keys
 from streamcore.state.store import Delta, Store, prefix_end
-from streamcore.topology.nodes import Records, Source
+from streamcore.topology.nodes import Records, Source, TopicSpec
 from streamcore.topology.plan import Plan, Stage
 from streamcore.types import Epoch, TaskId
 
@@ -58,6 +60,7 @@ class SliceRunner:
         env = StageEnv(task, clock.wall_ms, entropy.random(), metrics, partitions)
         self._program: StageProgram = compile_stage(stage, plan, store, self._outbox, env)
         self._failures = Failures(plan, stage, task, self._outbox, metrics)
+        self._topic = _topic(stage)
         self._codec = plan.registry.codec(stage.input.value_type) if stage.is_shuffle else None
         self._positions = any(isinstance(node, Records) for node in stage.nodes)
         self._size = limits.SLICE_MIN_RECORDS * 8
@@ -81,9 +84,8 @@ class SliceRunner:
         return after
 
     def _decode(self, run: Run) -> Batch | None:
-        source = self._stage.input
-        assert isinstance(source, Source)
-        return decode(run, source.topic, origins=self._stage.needs_origins, positions=self._positions)
+        assert self._topic is not None
+        return decode(run, self._topic, origins=self._stage.needs_origins, positions=self._positions)
 
     def _shuffle_message(self, run: Run, begin: int) -> int:
         assert self._codec is not None
@@ -189,3 +191,11 @@ class SliceRunner:
         """Whether this task has committed something for the key."""
         (at,) = state_keys([encode_key(key)])
         return next(iter(self._store.column(step).scan(at, prefix_end(at))), None) is not None
+
+
+def _topic(stage: Stage) -> TopicSpec | None:
+    """What the stage reads, as its task decodes it; None for a shuffle."""
+    if not isinstance(stage.input, Source):
+        return None
+    spec = stage.input.topic
+    return replace(spec, key=for_state(spec.key)) if stage.stateful and spec.key is not None else spec
