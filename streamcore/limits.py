@@ -30,6 +30,9 @@ TAKEOVER_TIMEOUT_S = 120.0
 HANG_S = 20.0
 """A call of the transaction protocol that takes longer than this ends the process."""
 TRIM_INTERVAL_S = 30.0
+TOPICS_INTERVAL_S = 5.0
+"""A running worker looks this often whether its topics are still those it began with: a client reads on, at the same
+offset, in a topic that was deleted and made anew."""
 RETRY_BASE_S = 0.1
 RETRY_CAP_S = 5.0
 RESTART_BASE_S = 0.2

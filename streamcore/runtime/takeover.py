@@ -109,6 +109,7 @@ class Takeover:
         match self.step:
             case Step.FENCE:
                 self._probe("takeover-before-fence")
+                self._start.look_again(self._plan.job)
                 self._fence()
                 self._probe("takeover-after-fence")
                 self.step = Step.READ

@@ -118,6 +118,7 @@ class Worker:
         self._commit_average_s = 0.0
         self._epoch_begun_s = 0.0
         self._polled_s = 0.0
+        self._looked_s = 0.0
         self._records_in = 0
         self._records_out = 0
         self._commits = 0
@@ -147,7 +148,7 @@ class Worker:
         instance = self.instance(settings.slot)
         self._admin = self._with_retries(self._log.admin)
         topics = self._with_retries(lambda: prepare(plan, self._admin, settings.replication, settings.auto_partitions))
-        self._start = Start(self._admin, topics)
+        self._start = Start(self._admin, [stage.topic for stage in plan.stages], topics)
         self._trim = Trim(self._admin, self._clock)
         self._limits = self._with_retries(lambda: size_limits(plan, self._admin))
         self._partitions = {stage.name: topics[stage.topic].partitions for stage in plan.stages}
@@ -209,6 +210,8 @@ class Worker:
                 self._slice()
             if self._due():
                 self._commit()
+            if self._tasks and not self._producers.in_transaction:
+                self._look_at_topics()
             self._tell_lag()
         except (RetryError, RebuildError) as error:
             self._begin_again(error)
@@ -314,6 +317,17 @@ class Worker:
         undone = [task for task in touched if task not in decided]
         self._narrow = bool(undone)
         self._forget_waiting(undone)
+
+    def _look_at_topics(self) -> None:
+        """While no transaction is open. Raises TopicError when one is not what it was."""
+        now = self._clock.monotonic_s()
+        if now - self._looked_s < limits.TOPICS_INTERVAL_S:
+            return
+        self._looked_s = now
+        try:
+            self._start.look_again(self._plan.job)
+        except RetryError as error:
+            logger.warning("topics are not looked at this time: %s", error)
 
     def _undo(self, why: Exception) -> None:
         touched = [task for task in self._tasks.values() if task.touched]

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from streamcore import Job, agg
+from streamcore import Job, agg, limits
 from streamcore.errors import (
     LogUnavailable,
     MembershipChanged,
     OutcomeUnknown,
     ProducerFenced,
     RecordFailed,
+    TopicError,
     TransactionAborted,
 )
 from streamcore.log.local.wire import Request
@@ -189,3 +190,17 @@ def test_state_that_turns_out_damaged_while_running_is_rebuilt_and_the_worker_go
     checks.nothing_lost_or_repeated(cluster, SENT)
     checks.epochs_rise_by_one(cluster)
     process.worker.close()
+
+
+@pytest.mark.parametrize("joins", [False, True])
+def test_a_topic_made_anew_under_a_running_worker_is_named_for_what_it_is(joins: bool) -> None:
+    """The client reads on in the new topic, at the old offset."""
+    cluster = running()
+    cluster.admin.delete(["lines"])
+    cluster.admin.create("lines", 2, {})
+    cluster.send(lines, *SENT * 10)
+    if joins:
+        cluster.start(1)
+    cluster.pass_time(limits.TOPICS_INTERVAL_S)
+    with pytest.raises(TopicError, match="deleted and created again"):
+        cluster.run(40)
