@@ -36,7 +36,7 @@ from streamcore.ui.live import LinkedView, LiveView, LogView, View
 
 SUPERVISE_EVERY_S: Final = 0.05
 TELL_EVERY_S: Final = 0.1
-"""Progress is asked for no more often: each partition's lag takes a lock that its fetcher holds for much of the time."""
+"""Progress is asked for no more often: each partition's lag takes a lock that its fetcher holds much of the time."""
 GC_THRESHOLDS: Final = (50_000, 20, 100)
 _Handler = Callable[[int, FrameType | None], object] | int | None
 
