@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from streamcore import limits
 from streamcore.clock import Clock
-from streamcore.errors import RetryError
+from streamcore.errors import AccessDenied, RetryError
 from streamcore.log.port import Admin
 from streamcore.runtime.task import Task
 from streamcore.types import Offset, TopicPartition
@@ -39,5 +39,5 @@ class Trim:
         try:
             self._admin.delete_records(before)
             self._done.update(before)
-        except RetryError as error:
-            logger.warning("shuffles are not trimmed this time: %s", error)
+        except (RetryError, AccessDenied) as error:
+            logger.warning("shuffles are not trimmed this time, and grow: %s", error)

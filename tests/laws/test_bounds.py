@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from streamcore import Job, Topic, limits
+from streamcore.errors import AccessDenied
+from streamcore.types import Partition, TopicPartition
 from tests.laws.harness import Cluster
 from tests.laws.jobs import SENT, lines, word_count
 
@@ -55,3 +57,27 @@ def test_law_11_an_epoch_ends_on_its_bound_of_records(monkeypatch: object) -> No
     finally:
         limits.EPOCH_RECORDS = limits_were  # pyright: ignore[reportConstantRedefinition]
     assert cluster.processes[0].worker.progress().commits > before + 1
+
+
+def test_shuffles_are_trimmed_behind_the_commit_and_a_refusal_stops_nothing() -> None:
+    cluster = Cluster(word_count())
+    process = cluster.start(0)
+    cluster.send(lines, *SENT)
+    cluster.settle()
+
+    def refuse(deliver: object) -> None:
+        raise AccessDenied("DeleteRecords is not allowed")
+
+    shuffle = [TopicPartition("wc.shuffle.by-word", Partition(p)) for p in (0, 1)]
+    process.wire.at("DeleteRecords", refuse)
+    cluster.pass_time(limits.TRIM_INTERVAL_S + 1)
+    cluster.send(lines, "one more")
+    cluster.settle()
+    assert set(cluster.admin.first_offsets(shuffle).values()) == {0}
+    cluster.pass_time(limits.TRIM_INTERVAL_S + 1)
+    cluster.send(lines, "and another")
+    cluster.settle()
+    first = cluster.admin.first_offsets(shuffle)
+    assert any(first.values()), "nothing was trimmed"
+    committed = cluster.committed()
+    assert all(first[tp] <= committed[tp][0] for tp in shuffle), "trimmed past the commit"
