@@ -82,6 +82,8 @@ FRAME_BYTES = 768 << 10
 """A packed frame (journal, shuffle) is cut into messages of at most this size: below the broker's default 1 MB."""
 JOURNAL_PARTS = 256
 """Messages a task's epoch may take in its journal."""
+FRAME_RECORDS = 8_192
+"""Of a shuffle. A message is processed in one turn of the loop: slow functions must not outlast max.poll.interval."""
 STATE_VALUE_BYTES = 700 << 10
 STATE_KEY_BYTES = 16 << 10
 MESSAGE_BYTES = 16 << 20
@@ -104,4 +106,5 @@ invariant(FRAME_BYTES < (1 << 20) - (64 << 10), "frames must pass a topic with t
 invariant(STATE_VALUE_BYTES + STATE_KEY_BYTES + (16 << 10) < FRAME_BYTES, "one state entry fits a frame")
 invariant(JOURNAL_PARTS * FRAME_BYTES >= 2 * OVERLAY_BYTES, "an epoch that fills the overlay fits its journal frame")
 invariant(FETCH_BYTES <= FETCH_QUEUE_BYTES, "one fetch must fit the fetch queue")
+invariant(SLICE_MAX_RECORDS <= FRAME_RECORDS, "one slice's chunk fits a frame")
 invariant(SLICE_MIN_RECORDS < SLICE_MAX_RECORDS <= EPOCH_RECORDS, "slices lie within an epoch")

@@ -72,7 +72,7 @@ def encode_chunks(
     """One chunk, or as many as it takes for each to fit a frame. Raises RecordTooLarge naming the record's key, and
     what the codec raises."""
     data = _encode(Chunk(len(values), kind, keys, codec.encode_column(values), times, origins))
-    if len(data) <= limits.FRAME_BYTES - ENVELOPE_BYTES:
+    if len(data) <= limits.FRAME_BYTES - ENVELOPE_BYTES and len(values) <= limits.FRAME_RECORDS:
         return [data]
     half = len(values) // 2
     if not half:
@@ -93,16 +93,24 @@ def encode_frame(stage: str, partition: int, lineage: str, epoch: int, sequence:
 
 
 def cut(chunks: list[bytes]) -> list[list[bytes]]:
-    """In order, as few groups as fit a frame each."""
+    """In order, as few groups as fit a frame each, in bytes and in records: a frame is processed in one turn."""
     groups: list[list[bytes]] = []
-    room = 0
+    room = records = 0
     for chunk in chunks:
-        if len(chunk) > room:
+        count = records_in(chunk)
+        if len(chunk) > room or records + count > limits.FRAME_RECORDS:
             groups.append([])
-            room = limits.FRAME_BYTES - ENVELOPE_BYTES
+            room, records = limits.FRAME_BYTES - ENVELOPE_BYTES, 0
         groups[-1].append(chunk)
         room -= len(chunk) + 5
+        records += count
     return groups
+
+
+def records_in(chunk: bytes) -> int:
+    """A chunk's first field, without decoding the rest: msgpack's unsigned integer behind the array's one byte."""
+    width = {0xCC: 1, 0xCD: 2, 0xCE: 4}.get(chunk[1], 0)
+    return int.from_bytes(chunk[2 : 2 + width], "big") if width else chunk[1]
 
 
 def decode_frame(data: bytes, where: str) -> Frame:

@@ -11,7 +11,15 @@ from streamcore.codecs.dynamic import Registry
 from streamcore.errors import InvariantBroken, RecordTooLarge
 from streamcore.operators.endpoints import Partitions, key_column
 from streamcore.sink.outbox import Outbox
-from streamcore.sink.shuffle import ENCODED_KEYS, NATIVE_KEYS, decode_frame, encode_chunks
+from streamcore.sink.shuffle import (
+    ENCODED_KEYS,
+    NATIVE_KEYS,
+    cut,
+    decode_frame,
+    encode_chunks,
+    encode_frame,
+    records_in,
+)
 from streamcore.state.keys import encode_key, key_group
 from streamcore.types import Epoch, Partition, TaskId
 from tests.unit.stages import Taken
@@ -145,3 +153,21 @@ def test_a_key_goes_to_its_groups_partition_however_full_the_cache(monkeypatch: 
     for key in [f"k{i}" for i in range(20)] * 2:
         assert partitions[key] == key_group(encode_key(key)) % 7
         assert len(partitions) <= 4
+
+
+def test_a_frame_holds_no_more_records_than_one_turn_may_take() -> None:
+    codec = Registry().codec(int)
+    sizes = [1, 127, 128, 255, 256, 4_000, 5_000, 70, limits.FRAME_RECORDS, limits.FRAME_RECORDS * 2 + 1]
+    chunks = [
+        chunk
+        for n in sizes
+        for chunk in encode_chunks(list(range(n)), NATIVE_KEYS, list(range(n)), [0] * n, None, codec)
+    ]
+    groups = cut(chunks)
+    assert [chunk for group in groups for chunk in group] == chunks
+    counts = [[records_in(chunk) for chunk in group] for group in groups]
+    assert sum(map(sum, counts)) == sum(sizes)
+    assert max(map(sum, counts)) <= limits.FRAME_RECORDS
+    for group in groups:
+        frame = decode_frame(encode_frame("s", 0, "l", 0, 0, group), "here")
+        assert [chunk.records for chunk in frame.chunks] == list(map(records_in, group))
