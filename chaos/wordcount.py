@@ -143,9 +143,14 @@ class _Run:
         self.due = []
         self.tell("all records are sent, all workers run")
         self.wait_for_outputs(self.expected, HEAL_S)
+        until = time.monotonic() + HEAL_S
+        while not all(worker.has_joined() for worker in self.workers):
+            if time.monotonic() > until:
+                raise Failed(f"a worker does not join the group within {HEAL_S:.0f} s")
+            self.live(0.2)
 
     def judge(self) -> None:
-        self.stop_workers()
+        self.attempt(self.stop_workers)
         fresh = Reader(self.kafka, f"{self.name}.counts", PARTITIONS)
         outputs = fresh.to_the_end(SETTLE_S)
         fresh.close()

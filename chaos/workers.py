@@ -28,6 +28,7 @@ class Worker:
         self.slot = slot
         self.log = directory / f"worker-{slot}.log"
         self.condition: Condition = "down"
+        self._told_before = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._environment = os.environ | environment
         state_dir = str(directory / f"state-{slot}")
@@ -35,6 +36,7 @@ class Worker:
         self._command += ["--slot", str(slot), "--workers", "1", "--state-dir", state_dir]
 
     def start(self) -> None:
+        self._told_before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as out:
             self._process = subprocess.Popen(self._command, cwd=ROOT, env=self._environment, stdout=out, stderr=out)
         self.condition = "up"
@@ -50,6 +52,10 @@ class Worker:
     def resume(self) -> None:
         self._signal(signal.SIGCONT)
         self.condition = "up"
+
+    def has_joined(self) -> bool:
+        """Since its last start: before that it has no handler for SIGTERM yet, and nothing to end in order."""
+        return b": joined as " in self.log.read_bytes()[self._told_before :]
 
     def exited(self) -> int | None:
         """The exit code of a process that ended by itself since the last call."""
