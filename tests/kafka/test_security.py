@@ -274,7 +274,7 @@ def test_a_job_with_the_documented_acls_survives_kills_and_restarts(
     count.feed(lines[:2_000])
     supervisor = count.start("run", "count.py:job", "--workers", "2")
     for turn in range(2):
-        eventually(lambda turn=turn: True if count.told().count("running ") > 2 * turn else None)
+        eventually(lambda turn=turn: True if count.told().count("running ") > turn else None)
         victim = children(supervisor, 2)[turn]
         victim.kill()
         eventually(lambda victim=victim: victim not in children(supervisor, 2) or None)
