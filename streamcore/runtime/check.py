@@ -6,21 +6,23 @@ Reads the log only; a journal is read as a whole only when the saved topology is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from streamcore import limits
 from streamcore.clock import Clock
 from streamcore.codecs.kinds import name_of
-from streamcore.errors import StopError
+from streamcore.errors import StateMismatch, StopError
 from streamcore.log import metadata
 from streamcore.log.metadata import Metadata
 from streamcore.log.port import Admin, Log, TopicInfo
 from streamcore.runtime.show import partitions_of
 from streamcore.runtime.status import JobTopics, job_topics
-from streamcore.runtime.topics import JOURNAL_CONFIG, SHUFFLE_CONFIG
+from streamcore.runtime.topics import JOURNAL_CONFIG, SHUFFLE_CONFIG, lost_stage, lost_stages
 from streamcore.state.frames import FrameAssembler
+from streamcore.state.rows import VERSIONS_KEY, refuse_version
+from streamcore.state.store import Delta
 from streamcore.topology.nodes import Process, Sink, Source, TopicSpec
 from streamcore.topology.plan import Plan, Stage
 from streamcore.types import UNKNOWN, TopicPartition
@@ -127,13 +129,8 @@ def _state(
     plan: Plan, log: Log, own: JobTopics, saved: Mapping[TopicPartition, Metadata], clock: Clock
 ) -> Iterator[Finding]:
     known = {stage.name: stage for stage in plan.stages}
-    for name in own.journals:
-        if name not in known:
-            yield Finding(
-                "bad",
-                f"there is saved state of stage {name!r}, and the code has no such stage",
-                f"give the source topic or key_by step its old name back, or `streamcore reset {plan.job}`",
-            )
+    for name in lost_stages(plan, (info.name for info in own.journals.values())):
+        yield Finding("bad", *lost_stage(plan, name))
     if own.journals and not saved:
         yield Finding(
             "bad",
@@ -154,32 +151,29 @@ def _changed(plan: Plan, log: Log, own: JobTopics, known: Mapping[str, Stage], c
         if stage not in known:
             continue
         present = {node.name: node for node in known[stage].stateful}
-        for step in sorted(steps - present.keys()):
+        for step in sorted(steps.keys() - present.keys()):
             yield Finding(
                 "bad",
                 f"stage {stage!r} holds state of step {step!r}, and the code has no such step",
                 f"give the step its old name back, or `streamcore reset {plan.job}` and start over",
             )
-        for step in sorted(present.keys() - steps):
+        for step in sorted(present.keys() - steps.keys()):
             yield Finding("note", f"step {step!r} of stage {stage!r} has no saved state: it begins empty")
-        for name in sorted(present.keys() & steps):
-            yield from _version(name, present[name])
+        for name in sorted(present.keys() & steps.keys()):
+            yield from _versions(name, present[name], steps[name])
 
 
-def _version(name: str, node: object) -> Iterator[Finding]:
+def _versions(name: str, node: object, saved: set[int]) -> Iterator[Finding]:
     if isinstance(node, Process):
-        schema = node.state.__schema__
-        missing = [v for v in range(1, schema.version) if v not in schema.upgrades]
-        if missing:
-            yield Finding(
-                "bad",
-                f"step {name!r}: state {schema.name} is of version {schema.version} and has no upgrade from {missing}",
-                "give upgrades={version: function} for each version that was ever saved",
-            )
+        for version in sorted(saved):
+            try:
+                refuse_version(node.state.__schema__, version, name)
+            except StateMismatch as error:
+                yield Finding("bad", error.what, error.remedy)
 
 
-def _steps_in_journals(log: Log, own: JobTopics, clock: Clock) -> dict[str, set[str]]:
-    """Stateful steps that ever wrote, by stage."""
+def _steps_in_journals(log: Log, own: JobTopics, clock: Clock) -> dict[str, dict[str, set[int]]]:
+    """Stateful steps that ever wrote, by stage, with the versions of the State that they wrote."""
     admin = log.admin()
     try:
         tps = partitions_of(admin, [info.name for info in own.journals.values()])
@@ -188,7 +182,7 @@ def _steps_in_journals(log: Log, own: JobTopics, clock: Clock) -> dict[str, set[
         admin.close()
     stage_of = {info.name: stage for stage, info in own.journals.items()}
     assemblers = {tp: FrameAssembler(str(tp), chained=True) for tp in tps}
-    steps: dict[str, set[str]] = {stage: set() for stage in own.journals}
+    steps: dict[str, dict[str, set[int]]] = {stage: {} for stage in own.journals}
     quiet_since = clock.monotonic_s()
     reader = log.reader(first)
     try:
@@ -198,11 +192,17 @@ def _steps_in_journals(log: Log, own: JobTopics, clock: Clock) -> dict[str, set[
                 for offset, value in zip(run.offsets, run.values, strict=True):
                     complete = assemblers[run.tp].feed(offset, value or b"")
                     if complete is not None:
-                        steps[stage_of[run.tp.topic]].update(_nonempty(complete.frame.deltas))
+                        for step, delta in complete.frame.deltas.items():
+                            if delta:
+                                steps[stage_of[run.tp.topic]].setdefault(step, set()).update(_written(delta))
     finally:
         reader.close()
     return steps
 
 
-def _nonempty(deltas: Mapping[str, Any]) -> Iterable[str]:
-    return (step for step, delta in deltas.items() if delta)
+def _written(delta: Delta) -> Iterator[int]:
+    """The versions that a delta names: the lowest and the highest in its column."""
+    for key, value in zip(delta.keys, delta.values, strict=True):
+        if key == VERSIONS_KEY and value is not None:
+            yield int.from_bytes(value[:2])
+            yield int.from_bytes(value[2:])

@@ -2,18 +2,20 @@
 
 JOB.shuffle.STEP and JOB.journal.STAGE are created at the first start and refused when they exist otherwise. A
 shuffle's partition count is pinned by the topic itself: the largest count of the job's sources at genesis.
+
+A journal whose stage the code does not have is refused: its state, and what waits in its shuffle, would be forgotten.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, NoReturn
 
 from streamcore import limits
-from streamcore.errors import TopicError
+from streamcore.errors import StateMismatch, TopicError
 from streamcore.log.port import Admin, TopicInfo
-from streamcore.topology.plan import Plan
+from streamcore.topology.plan import Plan, journal_topic
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +36,10 @@ def prepare(
     plan: Plan, admin: Admin, replication: int | None, auto_partitions: int | None = None
 ) -> dict[str, TopicInfo]:
     """All topics of the job, existing and checked; the user's are made too where `auto_partitions` says with how many
-    partitions. Raises TopicError."""
+    partitions. Raises TopicError, StateMismatch."""
     found = admin.topics()
+    for stage in lost_stages(plan, found):
+        raise StateMismatch(*lost_stage(plan, stage))
     wanted = dict.fromkeys([*plan.source_topics, *plan.sink_topics, *plan.dead_letter_topics])
     missing = [name for name in wanted if name not in found]
     if missing and auto_partitions is None:
@@ -53,6 +57,22 @@ def prepare(
         journal = plan.journal_topic(stage.name)
         _ensure(plan, admin, found, journal, count, JOURNAL_CONFIG, replication, pinned=False)
     return found
+
+
+def lost_stages(plan: Plan, found: Iterable[str]) -> list[str]:
+    """Stages that have a journal, and are not in the code."""
+    prefix = journal_topic(plan.job, "")
+    known = {plan.journal_topic(stage.name) for stage in plan.stages}
+    return sorted(name.removeprefix(prefix) for name in found if name.startswith(prefix) and name not in known)
+
+
+def lost_stage(plan: Plan, stage: str) -> tuple[str, str]:
+    """What is wrong, and the remedy."""
+    return (
+        f"job {plan.job}: there is saved state of stage {stage!r}, and the code has no such stage",
+        "give the source topic or key_by step its old name back; if its state, and what waits in its shuffle, may go, "
+        f"delete the topic {journal_topic(plan.job, stage)} with your Kafka tools; or start over with `streamcore reset {plan.job}`",
+    )
 
 
 def _refuse(plan: Plan, missing: list[str]) -> NoReturn:

@@ -131,6 +131,15 @@ def test_a_renamed_step_is_refused_on_another_machine_too() -> None:
     assert "'count'" in told and "'tally'" in told
 
 
+def test_a_renamed_key_by_is_refused_and_its_state_not_forgotten() -> None:
+    cluster = at_rest()
+    job = Job("wc")
+    job.stream(lines).flat_map(str.split).key_by("words", str.lower).aggregate("count", agg.count()).to(counts)
+    cluster.plan = job.plan()
+    told = refused(cluster, StateMismatch)
+    assert "'by-word'" in told and "old name" in told and "wc.journal.by-word" in told
+
+
 def test_a_clock_that_goes_back_loses_and_repeats_nothing() -> None:
     from datetime import timedelta
 

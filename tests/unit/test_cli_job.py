@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from streamcore import Job, Topic, agg
+from streamcore import Context, Job, State, Topic, Value, agg
 from streamcore.errors import OffsetsLost, StateDirError, StopError, TopicError
 from streamcore.log import metadata
 from streamcore.log.local import LocalLog
@@ -20,6 +21,7 @@ from streamcore.runtime.reset import plan_reset, reset
 from streamcore.runtime.status import status
 from streamcore.runtime.topics import JOURNAL_CONFIG, SHUFFLE_CONFIG
 from streamcore.state.frames import Frame, encode
+from streamcore.state.rows import VERSIONS_KEY
 from streamcore.state.store import Delta
 from streamcore.testing.clock import ManualClock
 from streamcore.topology.plan import Plan
@@ -337,4 +339,31 @@ def test_a_stage_that_the_code_does_not_have_is_named(hand: Hand) -> None:
     hand.commit("lines", 0)
     job = Job("words")
     job.stream(Topic("lines", str)).to(Topic("counts", str))
-    assert "there is saved state of stage 'by-word', and the code has no such stage" in bad(hand, job.plan())
+    assert "job words: there is saved state of stage 'by-word', and the code has no such stage" in bad(hand, job.plan())
+
+
+def remembering(**settings: Any) -> Plan:
+    class Seen(State, **settings):
+        times = Value(int, default=0)
+
+    def on_word(word: str, seen: Seen, ctx: Context[str]) -> Iterator[int]:
+        seen.times += 1
+        yield seen.times
+
+    job = Job("words")
+    words = job.stream(Topic("lines", str)).flat_map(str.split).key_by("by-word", str.lower)
+    words.process("count", Seen, on_word).to(Topic("counts", int, key=str))
+    return job.plan()
+
+
+def same(old: dict[str, Any]) -> dict[str, Any]:
+    return old
+
+
+def test_state_of_a_newer_version_than_the_codes_is_named_before_a_start(hand: Hand) -> None:
+    hand.commit("lines", 0)
+    hand.commit("by-word", 0, deltas={"count": Delta([VERSIONS_KEY], [b"\0\1\0\2"])})
+    assert bad(hand, remembering(version=2, upgrades={1: same})) == []
+    assert bad(hand, remembering()) == [
+        "step 'count': state was saved by version 2 of Seen, the code has version 1",
+    ]

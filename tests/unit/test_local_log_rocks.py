@@ -177,6 +177,35 @@ def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
         LocalLog.open(tmp_path / "file" / "log", SystemClock())
 
 
+FULL = """
+import os, resource, signal, sys
+from pathlib import Path
+from streamcore.clock import SystemClock
+from streamcore.errors import StateDirError
+from streamcore.log.local import LocalLog
+
+log = LocalLog.open(Path(sys.argv[1]), SystemClock())
+log.admin().create("t", 1, {})
+producer = log.producer(None)
+producer.init(1)
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    for _ in range(9):
+        producer.produce("t", 0, [os.urandom(50_000)])
+        producer.flush(1)
+except StateDirError as error:
+    print(error)
+log.close()
+"""
+
+
+def test_a_write_that_the_system_refuses_is_told_and_closing_hides_it_by_no_error(path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True, check=False)
+    assert "cannot be opened, read or written" in done.stdout and "File too large" in done.stdout
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_damaged_log_is_refused_and_not_emptied(path: Path) -> None:
     log = LocalLog.open(path, SystemClock())
     log.admin().create("t", 1, {})

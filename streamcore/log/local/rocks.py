@@ -33,6 +33,7 @@ class RocksStorage:
     def __init__(self, path: Path, clock: Clock) -> None:
         """Raises StateDirError: in use, unwritable, damaged."""
         self._path = path
+        self._write_failed = False
         self._lock_fd = _lock(path, clock)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -59,6 +60,7 @@ class RocksStorage:
         try:
             self._db.write(out)
         except Exception as error:
+            self._write_failed = True
             raise _refused(self._path, error) from error
 
     def catch_up(self) -> bool:
@@ -68,8 +70,15 @@ class RocksStorage:
         return False
 
     def close(self) -> None:
-        if self._lock_fd >= 0:
+        """Raises StateDirError, unless a write was refused before: that error says it, and this one would hide it."""
+        if self._lock_fd < 0:
+            return
+        try:
             self._db.close()
+        except Exception as error:
+            if not self._write_failed:
+                raise _refused(self._path, error) from error
+        finally:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
