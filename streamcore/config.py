@@ -298,11 +298,9 @@ def _unknown(path: Sequence[str], where: str) -> SettingsError:
     section = _section(path[0])
     known = list(section.model_fields if section else Settings.model_fields)
     near = difflib.get_close_matches(path[-1] if section else path[0], known, 1)
-    which = f"of [{path[0]}]" if section else "sections"
+    which = f"the names of [{path[0]}]" if section else "the sections"
     guess = f"did you mean {near[0]!r}? " if near else ""
-    return SettingsError(
-        f"there is no setting {'.'.join(path)} ({where})", f"{guess}the names {which} are {', '.join(known)}"
-    )
+    return SettingsError(f"there is no setting {'.'.join(path)} ({where})", f"{guess}{which} are {', '.join(known)}")
 
 
 # --- documentation ----------------------------------------------------------------------------------------------

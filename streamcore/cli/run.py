@@ -26,6 +26,7 @@ from streamcore.errors import EXIT_DONE, EXIT_HUNG, SettingsError
 from streamcore.log.port import Admin
 from streamcore.observe.metrics import Metrics, MetricsServer
 from streamcore.runtime.feed import FeedSpec
+from streamcore.runtime.show import partitions_of
 from streamcore.runtime.supervisor import Link, ProcessChild, Supervisor, Told
 from streamcore.runtime.watchdog import Watchdog
 from streamcore.runtime.worker import Worker, WorkerSettings
@@ -124,7 +125,10 @@ def _feed_spec(plan: Plan, text: str, keyed: bool) -> FeedSpec:
             return FeedSpec(
                 spec.topic, spec.path, keyed, skip_blank=kinds.bare(node.topic.value.type) not in (str, bytes)
             )
-    return spec
+    raise SettingsError(
+        f"--feed {text}: job {plan.job} does not read a topic {spec.topic}",
+        f"it reads {', '.join(plan.source_topics)}; `streamcore topics produce` writes to any topic",
+    )
 
 
 # --- one worker -----------------------------------------------------------------------------------------------------
@@ -175,8 +179,9 @@ def _collect_seldom() -> None:
 
 
 def _prepare(wanted: Wanted, admin: Admin) -> None:
-    fed = [spec.topic for spec in wanted.feeds]
-    ensure_topics(wanted.settings, admin, [*user_topics(wanted.plan), *fed, *wanted.shown])
+    ensure_topics(wanted.settings, admin, user_topics(wanted.plan))
+    if wanted.shown:
+        partitions_of(admin, wanted.shown)
 
 
 def _worker_settings(settings: Settings) -> WorkerSettings:
@@ -239,7 +244,8 @@ def _view(wanted: Wanted, clock: SystemClock, link: Link | None) -> Generator[Vi
     level = settings.log.level
     view: View
     if link is not None:
-        view = LinkedView(job, clock, level or "info", settings.worker.slot, link)
+        beside_live_line = sys.stdout.isatty()
+        view = LinkedView(job, clock, level or ("warning" if beside_live_line else "info"), settings.worker.slot, link)
     elif sys.stdout.isatty():
         view = LiveView(job, clock, level or "warning")
     else:

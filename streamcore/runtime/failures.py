@@ -11,7 +11,9 @@ JSON show it, and its correlation id leads back to the source.
 
 from __future__ import annotations
 
+import sysconfig
 import traceback
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -58,7 +60,7 @@ class Failures:
         cause = error if isinstance(error, RecordTooLarge) else getattr(error, "cause", error)
         what = (
             f"job {self._plan.job}, step {step!r}, task {self._task}: the record at {_place(record)} failed: "
-            f"{type(cause).__name__}: {cause}; its value: {_value_shown(record)}"
+            f"{type(cause).__name__}: {cause}{_users_line(cause)}; its value: {_value_shown(record)}"
         )
         remedy = _REMEDY_DECODE if isinstance(error, DecodeFailed) else _REMEDY_STEP
         stopped = (RecordTooLarge if isinstance(cause, RecordTooLarge) else RecordFailed)(what, remedy)
@@ -97,6 +99,13 @@ class Failures:
         self._metrics.dead_lettered(topic)
 
 
+_NOT_THE_USERS = (
+    f"{Path(__file__).parents[1]}/",
+    *(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    "<",
+)
+"""Where files of ours, of Python's and of installed libraries begin, and code that has no file."""
+
 _REMEDY_DECODE = (
     "the producer writes another format than the topic's declared type; or set on_error to Skip() or "
     "DeadLetter('TOPIC') for this stream"
@@ -111,6 +120,12 @@ def _place(record: Run | Batch) -> str:
     if record.offsets:
         return f"{record.tp} offset {record.offsets[0]}"
     return f"{record.tp} (a table's emission, or past a step that spreads records)"
+
+
+def _users_line(cause: Exception) -> str:
+    """Where in the user's code it happened: the innermost frame that is neither ours nor a library's."""
+    frames = [f for f in traceback.extract_tb(cause.__traceback__) if not f.filename.startswith(_NOT_THE_USERS)]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def _value_shown(record: Run | Batch) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from itertools import repeat
 
 from streamcore import limits
 from streamcore.clock import Clock
@@ -34,13 +35,14 @@ class Show:
         emit: Callable[[Run], None],
         clock: Clock,
         committed: bool = True,
+        headers: bool = False,
     ) -> None:
         self._log = log
         self._tps = frozenset(starts)
         self._emit = emit
         self._clock = clock
         self._committed = committed
-        self._reader: Reader = log.reader(starts, committed=committed)
+        self._reader: Reader = log.reader(starts, committed=committed, headers=headers)
 
     def step(self, timeout_s: float = 0.0) -> bool:
         """What has come. True when the (stable) end has been reached."""
@@ -75,7 +77,8 @@ def as_text(run: Run) -> list[str]:
 
 
 def as_json(run: Run) -> list[str]:
-    """A line a record: {partition, offset, key, value, timestamp}; timestamp in ms, bytes that are no UTF-8 escaped."""
+    """A line a record: {partition, offset, key, value, timestamp, headers}; timestamp in ms, bytes that are no UTF-8
+    escaped; of headers with one name the last, and none where they were not read."""
     return [
         json.dumps(
             {
@@ -84,10 +87,13 @@ def as_json(run: Run) -> list[str]:
                 "key": None if key is None else _text(key),
                 "value": None if value is None else _text(value),
                 "timestamp": time_ms,
+                "headers": {name: _text(data) for name, data in told or ()},
             },
             ensure_ascii=False,
         )
-        for offset, key, value, time_ms in zip(run.offsets, run.keys, run.values, run.times, strict=True)
+        for offset, key, value, time_ms, told in zip(
+            run.offsets, run.keys, run.values, run.times, run.headers or repeat(None, len(run)), strict=True
+        )
     ]
 
 

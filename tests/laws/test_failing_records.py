@@ -43,7 +43,15 @@ def test_stop_names_step_place_value_and_remedy() -> None:
         with pytest.raises(RecordFailed) as stopped:
             driver.settle()
     told = str(stopped.value)
-    for part in ("step 'tally'", "numbers[", "offset 2", "ValueError: thirteen is not served", "b'13'", "what to do"):
+    for part in (
+        "step 'tally'",
+        "numbers[",
+        "offset 2",
+        "ValueError: thirteen is not served",
+        "b'13'",
+        f"({__file__}:",
+        "what to do",
+    ):
         assert part in told, told
 
 

@@ -114,6 +114,17 @@ def test_at_least_once_is_one_setting() -> None:
     assert sorted(output.split()) == ["2", "4", "6"]
 
 
+def test_a_dead_letters_story_can_be_read() -> None:
+    lenient = DOUBLE.replace('"doubler"', '"doubler", on_error=DeadLetter("bad")')
+    Path("double.py").write_text(lenient.replace("Job,", "DeadLetter, Job,"))
+    Path("text").write_text("1\nx\n")
+    streamcore("run", "double.py:job", "--feed", "numbers=text", "--until-idle")
+    (letter,) = records("bad")
+    assert letter["value"] == "x"
+    assert letter["headers"]["streamcore-topic"] == "numbers"  # type: ignore[index]
+    assert [record["headers"] for record in records("doubled")] == [{}]
+
+
 def test_many_workers_on_the_embedded_log_are_refused_with_the_reason() -> None:
     message = streamcore("run", "count.py:job", "--workers", "2", code=EXIT_STOP)
     assert "--workers 2 on the embedded log: it belongs to one process" in message
@@ -137,6 +148,15 @@ def test_feeding_a_keyed_topic_without_keys_is_refused() -> None:
     assert "topic in has keys" in message
     output = streamcore("run", "keyed.py", "--feed", "in=text", "--feed-key", "--show", "out", "--until-idle")
     assert output == "k\t1\n"
+
+
+def test_a_misspelt_topic_to_feed_or_to_show_is_refused_and_not_made() -> None:
+    Path("text").write_text("to be\n")
+    told = streamcore("run", "count.py:job", "--feed", "line=text", "--until-idle", code=EXIT_STOP)
+    assert "does not read a topic line" in told and "it reads lines" in told
+    told = streamcore("run", "count.py:job", "--feed", "lines=text", "--show", "count", "--until-idle", code=EXIT_STOP)
+    assert "no such topic: count" in told
+    assert not {"line", "count"} & {line.split("\t")[0] for line in streamcore("topics", "list").splitlines()}
 
 
 def test_a_wrong_flag_says_what_is_allowed() -> None:
@@ -199,7 +219,7 @@ def test_topics_are_created_filled_listed_and_read() -> None:
     assert streamcore("topics", "list") == "t\t2\n"
     found = records("t")
     assert {(record["key"], record["value"]) for record in found} == {("k1", "one"), ("k2", "two")}
-    assert all(set(record) == {"partition", "offset", "key", "value", "timestamp"} for record in found)
+    assert all(set(record) == {"partition", "offset", "key", "value", "timestamp", "headers"} for record in found)
     assert "no such topic: u" in streamcore("topics", "read", "u", code=EXIT_STOP)
 
 
