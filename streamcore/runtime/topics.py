@@ -71,7 +71,8 @@ def lost_stage(plan: Plan, stage: str) -> tuple[str, str]:
     return (
         f"job {plan.job}: there is saved state of stage {stage!r}, and the code has no such stage",
         "give the source topic or key_by step its old name back; if its state, and what waits in its shuffle, may go, "
-        f"delete the topic {journal_topic(plan.job, stage)} with your Kafka tools; or start over with `streamcore reset {plan.job}`",
+        f"delete the topic {journal_topic(plan.job, stage)} with your Kafka tools; or start over with "
+        f"`streamcore reset {plan.job}`",
     )
 
 
