@@ -79,20 +79,20 @@ def read(
         bool, typer.Option("--committed", help="Committed records only; without it, undecided and aborted ones too.")
     ] = False,
     as_json_: Json = False,
+    headers: Annotated[bool, typer.Option("--headers", help="With --json: a dead letter's story.")] = False,
     until_end: Annotated[bool, typer.Option("--until-end", help="Stop at the end of what is there now.")] = False,
     kafka: Kafka = None,
     state_dir: StateDir = None,
     config: Config = None,
 ) -> None:
-    """Print a topic from its beginning, a record a line; as JSON with its headers: a dead letter's story.
-    Works beside a running job."""
+    """Print a topic from its beginning, a record a line. Works beside a running job."""
     clock = SystemClock()
 
     def emit(run: Run) -> None:
         sys.stdout.write("\n".join(as_json(run) if as_json_ else as_text(run)) + "\n")
 
     with opened(_settings(config, kafka, state_dir), clock, read_only=True) as log, administered(log) as admin:
-        show = Show(log, admin.first_offsets(partitions_of(admin, [topic])), emit, clock, committed, as_json_)
+        show = Show(log, admin.first_offsets(partitions_of(admin, [topic])), emit, clock, committed, headers)
         try:
             while not (show.step(WAIT_S) and until_end):
                 sys.stdout.flush()

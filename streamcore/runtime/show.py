@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from itertools import repeat
+from typing import Any
 
 from streamcore import limits
 from streamcore.clock import Clock
@@ -77,24 +77,21 @@ def as_text(run: Run) -> list[str]:
 
 
 def as_json(run: Run) -> list[str]:
-    """A line a record: {partition, offset, key, value, timestamp, headers}; timestamp in ms, bytes that are no UTF-8
-    escaped; of headers with one name the last, and none where they were not read."""
-    return [
-        json.dumps(
-            {
-                "partition": run.tp.partition,
-                "offset": offset,
-                "key": None if key is None else _text(key),
-                "value": None if value is None else _text(value),
-                "timestamp": time_ms,
-                "headers": {name: _text(data) for name, data in told or ()},
-            },
-            ensure_ascii=False,
-        )
-        for offset, key, value, time_ms, told in zip(
-            run.offsets, run.keys, run.values, run.times, run.headers or repeat(None, len(run)), strict=True
-        )
+    """A line a record: {partition, offset, key, value, timestamp}; timestamp in ms, bytes that are no UTF-8 escaped.
+    A run that was read with headers has them as a sixth field; of those with one name the last."""
+    lines: list[dict[str, Any]] = [
+        {
+            "partition": run.tp.partition,
+            "offset": offset,
+            "key": None if key is None else _text(key),
+            "value": None if value is None else _text(value),
+            "timestamp": time_ms,
+        }
+        for offset, key, value, time_ms in zip(run.offsets, run.keys, run.values, run.times, strict=True)
     ]
+    for line, told in zip(lines, run.headers or (), strict=False):
+        line["headers"] = {name: _text(data) for name, data in told or ()}
+    return [json.dumps(line, ensure_ascii=False) for line in lines]
 
 
 def _text(data: bytes | None) -> str:

@@ -193,10 +193,12 @@ def test_a_topic_that_does_not_exist_is_named(log: LocalLog) -> None:
         partitions_of(log.admin(), ["nothing", "t", "neither"])
 
 
-def test_json_lines_have_the_six_fields_and_any_bytes() -> None:
+def test_json_lines_have_their_fields_headers_when_read_and_any_bytes() -> None:
     run = Run(
         TopicPartition("t", Partition(3)), [7, 9], [b"k", None], [b"\xff\x00", None], [1, 2], [[("h", b"v")], None]
     )
+    plain = Run(run.tp, [7], [b"k"], [b"v"], [1])
+    assert as_json(plain) == ['{"partition": 3, "offset": 7, "key": "k", "value": "v", "timestamp": 1}']
     assert as_json(run) == [
         '{"partition": 3, "offset": 7, "key": "k", "value": "\\\\xff\\u0000", "timestamp": 1, "headers": {"h": "v"}}',
         '{"partition": 3, "offset": 9, "key": null, "value": null, "timestamp": 2, "headers": {}}',
