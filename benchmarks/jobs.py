@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from operator import itemgetter
 
 from benchmarks.records import FILTER_FROM, Counted, Order, Priced, Topics
 from streamcore import Context, Job, State, Topic, Value, agg
@@ -29,6 +30,19 @@ map_filter = Job(topics.run)
     .to(Topic(topics.output, Priced, key=str))
 )
 
+Spent = tuple[str, int]
+"""City and amount: all of an order that is worth its way through a shuffle."""
+
+
+def spent(order: Order) -> Spent:
+    return order.city, order.amount
+
+
+def tally_city(city_and_amount: Spent, state: Tally, ctx: Context[str]) -> Iterator[Counted]:
+    state.count += 1
+    yield Counted(ctx.key, state.count, city_and_amount[1])
+
+
 running_count = Job(topics.run)
 running_count.stream(orders).process("tally", Tally, tally).to(Topic(topics.output, Counted, key=str))
 
@@ -38,7 +52,8 @@ latest.stream(orders).aggregate("total", agg.sum(lambda order: order.amount)).to
 regroup = Job(topics.run)
 (
     regroup.stream(orders)
-    .key_by("by-city", lambda order: order.city)
-    .process("tally", Tally, tally)
+    .map(spent)
+    .key_by("by-city", itemgetter(0))
+    .process("tally", Tally, tally_city)
     .to(Topic(topics.output, Counted, key=str))
 )

@@ -40,14 +40,15 @@ from streamcore.log.port import Consumer, Log, Run
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.commit import Committer
 from streamcore.runtime.outage import Outage
+from streamcore.runtime.owned import OwnedTasks, Tasks, closing
 from streamcore.runtime.points import Probe, quiet
 from streamcore.runtime.producers import Producers
 from streamcore.runtime.progress import Progress
 from streamcore.runtime.slices import SliceRunner
 from streamcore.runtime.start import Start
 from streamcore.runtime.statedir import RocksStores, StoreFactory
-from streamcore.runtime.takeover import Step, Takeover, tasks_of
-from streamcore.runtime.task import Task, TaskState
+from streamcore.runtime.takeover import Takeover
+from streamcore.runtime.task import Task
 from streamcore.runtime.topics import prepare, size_limits
 from streamcore.runtime.trim import Trim
 from streamcore.runtime.watchdog import Watchdog
@@ -103,11 +104,7 @@ class Worker:
         self._probe = probe
         self._watchdog = watchdog
         self._stores = stores or RocksStores(settings.state_dir, plan.job, settings.slot)
-        self._tasks: dict[TaskId, Task] = {}
-        self._task_of: dict[TopicPartition, Task] = {}
         self._waiting: deque[tuple[Task, Run, int]] = deque()
-        self._takeover: Takeover | None = None
-        self._assigned: list[TopicPartition] = []
         self._outage = Outage(clock, entropy)
         self._narrow = False
         """An epoch was undone: the next ends with its first slice, so that what cannot be done together is done at
@@ -165,24 +162,23 @@ class Worker:
             plan, settings.slot, instance, self._producers, self._consumer, self._admin,
             self._clock, self._entropy, self._metrics, self._probe,
         )  # fmt: skip
+        self._owned = OwnedTasks(plan, self._consumer, self._committer, self._metrics, self._takeover)
         self._consumer.subscribe([stage.topic for stage in plan.stages], self)
         logger.info("job %s, slot %d: joined as %s", plan.job, settings.slot, instance)
 
     def close(self) -> None:
         """After run, or after an error. What is still open is dropped: whoever takes over goes on from the commit."""
-        self._closing(self._drop_takeover)
-        for task in self._tasks.values():
-            task.forget_epoch()
-        committer = getattr(self, "_committer", None)
-        if committer is not None:
-            self._closing(committer.end_transaction)
+        owned: OwnedTasks | None = getattr(self, "_owned", None)
+        if owned is not None:
+            closing(owned.drop_takeover)
+            owned.forget_epochs()
+            closing(self._committer.end_transaction)
         for name in ("_consumer", "_producers", "_admin"):
             part = getattr(self, name, None)
             if part is not None:
-                self._closing(part.close)
-        for task in self._tasks.values():
-            self._closing(task.store.close)
-        self._tasks.clear()
+                closing(part.close)
+        if owned is not None:
+            owned.let_go()
         self._stores.close()
 
     def instance(self, slot: Slot) -> str:
@@ -193,7 +189,7 @@ class Worker:
         """Turn until a whole round brings no record and leaves nothing to commit: for a single worker in a test."""
         while True:
             before = self._records_in, self._commits
-            running = bool(self._tasks) and self._takeover is None
+            running = bool(self._owned) and not self._owned.taking_over
             self.turn()
             self._commit()
             if running and (self._records_in, self._commits) == before and not self._waiting:
@@ -210,7 +206,7 @@ class Worker:
                 self._slice()
             if self._due():
                 self._commit()
-            if self._tasks and not self._producers.in_transaction:
+            if self._owned and not self._producers.in_transaction:
                 self._look_at_topics()
             self._tell_lag()
         except (RetryError, RebuildError) as error:
@@ -219,15 +215,14 @@ class Worker:
     def _begin_again(self, why: StreamcoreError) -> None:
         """What is open or in memory is trusted no more: the tasks are let go, as if lost, and taken over anew."""
         self._outage.failed(why)
-        logger.warning("taking %d tasks over anew, in %.1f s: %s", len(self._assigned), self._outage.wait_s, why)
-        assigned = self._assigned
-        self._drop_takeover()
-        for task in self._tasks.values():
-            task.forget_epoch()
+        assigned = self._owned.assigned
+        logger.warning("taking %d inputs over anew, in %.1f s: %s", len(assigned), self._outage.wait_s, why)
+        self._owned.drop_takeover()
+        self._owned.forget_epochs()
         self._producers.abandon()
         self._let_go()
         self._consumer.pause(assigned)
-        self._take_over(assigned)
+        self._owned.take_over(assigned)
 
     def _poll(self) -> None:
         now = self._clock.monotonic_s()
@@ -244,34 +239,24 @@ class Worker:
         self._raise_failure()
         self._producers.fence_if_abandoned()
         for run in runs:
-            task = self._task_of.get(run.tp)
+            task = self._owned.of(run.tp)
             if task is not None:
                 self._waiting.append((task, run, 0))
 
     def _patience_s(self, now: float) -> float:
-        if self._takeover is not None:
+        if self._owned.taking_over:
             return min(IDLE_POLL_S, self._outage.wait_s)
-        if any(task.touched for task in self._tasks.values()):
+        if self._owned.touched:
             return max(0.0, min(IDLE_POLL_S, self._epoch_begun_s + self._interval_s() - now))
         return IDLE_POLL_S
 
     def _take(self) -> None:
-        takeover = self._takeover
-        if takeover is None or self._outage.wait_s > 0:
-            return
-        for task in takeover.advance():
-            self._tasks[task.id] = task
-            for tp in task.inputs:
-                self._task_of[tp] = task
-        if takeover.step is Step.DONE:
-            self._takeover = None
+        if self._owned.taking_over and self._outage.wait_s <= 0 and self._owned.advance():
             self._outage.over()
-            self._metrics.running(len(self._tasks))
-            logger.info("running %d tasks", len(self._tasks))
 
     def _slice(self) -> None:
         task, run, begin = self._waiting.popleft()
-        if not any(other.touched for other in self._tasks.values()):
+        if not self._owned.touched:
             self._epoch_begun_s = self._clock.monotonic_s()
         if not task.touched:
             task.runner.open_epoch(task.lineage, task.next_epoch)
@@ -289,7 +274,7 @@ class Worker:
             self._waiting.appendleft((task, run, after))
 
     def _due(self) -> bool:
-        touched = [task for task in self._tasks.values() if task.touched]
+        touched = self._owned.touched
         if not touched:
             return False
         if self._narrow or self._clock.monotonic_s() - self._epoch_begun_s >= self._interval_s():
@@ -302,7 +287,7 @@ class Worker:
         return min(wanted_s, limits.COMMIT_INTERVAL_MAX_MS / 1000)
 
     def _commit(self) -> None:
-        touched = [task for task in self._tasks.values() if task.touched]
+        touched = self._owned.touched
         if not touched:
             return
         begun = self._clock.monotonic_s()
@@ -312,7 +297,7 @@ class Worker:
             self._commits += 1
             self._outage.committed()
             taken = self._clock.monotonic_s() - begun
-            self._trim.after_commit(self._tasks.values())
+            self._trim.after_commit(self._owned)
             self._commit_average_s += (taken - self._commit_average_s) / 8
         undone = [task for task in touched if task not in decided]
         self._narrow = bool(undone)
@@ -330,7 +315,7 @@ class Worker:
             logger.warning("topics are not looked at this time: %s", error)
 
     def _undo(self, why: Exception) -> None:
-        touched = [task for task in self._tasks.values() if task.touched]
+        touched = self._owned.touched
         self._committer.undo(touched, why)
         self._narrow = True
         self._forget_waiting(touched)
@@ -343,23 +328,19 @@ class Worker:
         now = self._clock.monotonic_s()
         if now >= self._lag_due_s:
             self._lag_due_s = now + LAG_EVERY_S
-            self._metrics.lagging((tp, self._lag(tp, task)) for tp, task in self._task_of.items())
-
-    def _lag(self, tp: TopicPartition, task: Task) -> int:
-        end = self._consumer.end(tp)
-        return 0 if end is None else max(0, end - task.position[tp])
+            self._metrics.lagging((tp, self._owned.lag(tp)) for tp in self._owned.inputs)
 
     # --- backpressure -----------------------------------------------------------------------------------------
 
     def _pause(self) -> None:
         if not self._paused:
-            self._consumer.pause(list(self._task_of))
+            self._consumer.pause(self._owned.inputs)
             self._paused = True
             self._metrics.paused()
 
     def _unpause(self) -> None:
         if self._paused:
-            self._consumer.resume(list(self._task_of))
+            self._consumer.resume(self._owned.inputs)
             self._paused = False
 
     # --- the group's decisions (inside poll) --------------------------------------------------------------------
@@ -367,25 +348,14 @@ class Worker:
     def assigned(self, tps: list[TopicPartition]) -> None:
         self._metrics.rebalanced("assigned")
         self._committer.member_id = self._consumer.membership().member_id
-        self._drop_takeover()
         logger.info("assigned %d partitions: %s", len(tps), ", ".join(map(str, tps)))
-        self._take_over(tps)
-
-    def _take_over(self, tps: list[TopicPartition]) -> None:
-        self._assigned = tps
-        self._committer.assignment = frozenset(tps)
-        tasks = tasks_of(self._plan, tps)
-        if tasks:
-            self._takeover = Takeover(
-                self._plan, tasks, self._log, self._admin, self._consumer, self._committer, self._stores,
-                self._runner, self._start, self.instance, self._clock, self._entropy, self._metrics, self._probe,
-            )  # fmt: skip
+        self._owned.take_over(tps)
 
     def revoked(self, tps: list[TopicPartition]) -> None:
         """Law 2: finish the epoch, then let go."""
         self._metrics.rebalanced("revoked")
         try:
-            self._drop_takeover()
+            self._owned.drop_takeover()
             self._commit()
         except BaseException as error:  # raised again once poll() has returned
             self._failure = error
@@ -396,30 +366,23 @@ class Worker:
         """Law 2: drop it. The open transaction is not ours to commit; a fresh producer ends it."""
         self._metrics.rebalanced("lost")
         logger.warning("job %s: lost %d partitions", self._plan.job, len(tps))
-        self._drop_takeover()
-        for task in self._tasks.values():
-            task.forget_epoch()
+        self._owned.drop_takeover()
+        self._owned.forget_epochs()
         self._producers.abandon()
         self._let_go()
 
     def _let_go(self) -> None:
-        self._assigned = []
-        self._committer.assignment = frozenset()
         self._waiting.clear()
         self._paused = False
-        for task in self._tasks.values():
-            task.move(TaskState.CLOSED)
-            self._closing(task.store.close)
-        self._tasks.clear()
-        self._task_of.clear()
-        self._metrics.running(0)
-
-    def _drop_takeover(self) -> None:
-        if self._takeover is not None:
-            self._takeover.drop()
-            self._takeover = None
+        self._owned.let_go()
 
     # --- helpers ----------------------------------------------------------------------------------------------
+
+    def _takeover(self, tasks: Tasks) -> Takeover:
+        return Takeover(
+            self._plan, tasks, self._log, self._admin, self._consumer, self._committer, self._stores,
+            self._runner, self._start, self.instance, self._clock, self._entropy, self._metrics, self._probe,
+        )  # fmt: skip
 
     def _runner(self, stage: Stage, task: TaskId, store: Store) -> SliceRunner:
         return SliceRunner(
@@ -446,12 +409,6 @@ class Worker:
                 self._clock.sleep_s(delay * (0.5 + jitter.random()))
                 delay = min(delay * 2, limits.RETRY_CAP_S)
 
-    def _closing(self, close: Callable[[], None]) -> None:
-        try:
-            close()
-        except StreamcoreError as error:
-            logger.warning("closing: %s", error)
-
     @property
     def waiting_records(self) -> int:
         """Polled and not yet fed; never more than one poll's."""
@@ -459,7 +416,7 @@ class Worker:
 
     def peek(self, step: str, key: Any) -> Any:
         """For tests, of the one worker that runs all tasks: the state object of a key of a `process` step."""
-        tasks = [task for task in self._tasks.values() if any(node.name == step for node in task.stage.stateful)]
+        tasks = [task for task in self._owned if any(node.name == step for node in task.stage.stateful)]
         if not tasks:
             raise TopologyError(f"job {self._plan.job} has no step {step!r} with state", "name a `process` step")
         found = [task.runner.peek(step, key) for task in tasks if task.runner.holds(step, key)]
@@ -469,9 +426,9 @@ class Worker:
         return Progress(
             records_in=self._records_in,
             records_out=self._records_out + self._committer.records_out,
-            lag=sum(self._lag(tp, task) for tp, task in self._task_of.items()),
+            lag=sum(map(self._owned.lag, self._owned.inputs)),
             commits=self._commits,
-            tasks={task.id: task.mark.epoch for task in self._tasks.values() if task.mark},
-            taking_over=self._takeover is not None,
-            uncommitted=self.waiting_records + sum(task.records for task in self._tasks.values()),
+            tasks={task.id: task.mark.epoch for task in self._owned if task.mark},
+            taking_over=self._owned.taking_over,
+            uncommitted=self.waiting_records + sum(task.records for task in self._owned),
         )

@@ -75,7 +75,7 @@ def revoked_finishes_its_epoch() -> None:
     cluster = running()
     cluster.send(lines, *SENT[2:])
     process = cluster.processes[0]
-    while not any(task.touched for task in process.worker._tasks.values()):  # pyright: ignore[reportPrivateUsage]
+    while not any(task.touched for task in process.worker._owned):  # pyright: ignore[reportPrivateUsage]
         cluster.turn(0)
     process.points.clear()
     cluster.start(1)

@@ -39,7 +39,7 @@ def committed_after_lost(patch: pytest.MonkeyPatch) -> None:
 
     def lost(self: Any, tps: Any) -> None:
         self._producers.fence()
-        touched = [task for task in self._tasks.values() if task.touched]
+        touched = self._owned.touched
         if touched:
             self._committer.commit(touched)
         self._let_go()

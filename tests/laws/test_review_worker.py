@@ -65,7 +65,7 @@ def test_a_commit_that_fails_inside_the_revocation_costs_nothing(request_: Reque
     cluster = running()
     process = cluster.processes[0]
     cluster.send(lines, *SENT[2:])
-    while not any(task.touched for task in process.worker._tasks.values()):  # pyright: ignore[reportPrivateUsage]
+    while not any(task.touched for task in process.worker._owned):  # pyright: ignore[reportPrivateUsage]
         cluster.turn(0)
     process.wire.at(request_, fault)
     for other in more:
@@ -95,7 +95,7 @@ def test_a_record_that_stops_the_job_inside_the_revocation_leaves_no_transaction
     cluster.send(lines, *SENT[:2])
     cluster.settle()
     cluster.send(lines, *SENT[2:])
-    while not any(t.touched and t.stage.is_shuffle for t in process.worker._tasks.values()):  # pyright: ignore[reportPrivateUsage]
+    while not any(t.touched and t.stage.is_shuffle for t in process.worker._owned):  # pyright: ignore[reportPrivateUsage]
         cluster.turn(0)
         cluster.clock.sleep_s(0.02)
     armed.append(True)
@@ -147,7 +147,7 @@ def test_an_epoch_that_outlasts_its_transaction_is_done_again_in_smaller_pieces(
     process = cluster.processes[0]
 
     def outlast(point: str) -> None:
-        touched = [t for t in process.worker._tasks.values() if t.touched]  # pyright: ignore[reportPrivateUsage]
+        touched = [t for t in process.worker._owned if t.touched]  # pyright: ignore[reportPrivateUsage]
         if point == "after-flush" and len(touched) > 1:
             cluster.pass_time(10.5)
 
