@@ -21,10 +21,10 @@ from enum import Enum
 
 from streamcore import limits
 from streamcore.clock import Clock, Entropy
-from streamcore.errors import LogUnavailable, OffsetsLost, StateDamaged, TopicError
+from streamcore.errors import LogUnavailable, MembershipChanged, OffsetsLost, StateDamaged, TopicError
 from streamcore.log import metadata
 from streamcore.log.metadata import Metadata
-from streamcore.log.port import Admin, Consumer, Log, Reader
+from streamcore.log.port import Admin, Committed, Consumer, Log, Reader
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.commit import Committer
 from streamcore.runtime.points import Probe
@@ -99,13 +99,25 @@ class Takeover:
         self._probe = probe
         self._taking = [Taking(task, plan.stage(task.stage), inputs) for task, inputs in tasks.items()]
         self._inputs = [tp for taking in self._taking for tp in taking.inputs]
+        self._told: dict[TopicPartition, Committed] = {}
+        """The committed offsets, as READ found them."""
         self._reader: Reader | None = None
         self._tasks: list[Task] = []
         self._deadline_s = clock.monotonic_s() + limits.TAKEOVER_TIMEOUT_S
         self.step = Step.FENCE
 
     def advance(self) -> list[Task]:
-        """A bounded piece. Returns the tasks, RUNNING, once: in the call that makes `step` DONE."""
+        """A bounded piece. Returns the tasks, RUNNING, once: in the call that makes `step` DONE. Raises OffsetsLost
+        when journal and offsets contradict each other, and MembershipChanged when they only seem to: a worker that
+        slept since it read the offsets finds frames that others have committed."""
+        try:
+            return self._advance()
+        except OffsetsLost as error:
+            if self.step is Step.REPLAY and self._read_again() != self._told:
+                raise MembershipChanged(f"others committed while the tasks were taken over: {error.what}") from error
+            raise
+
+    def _advance(self) -> list[Task]:
         match self.step:
             case Step.FENCE:
                 self._probe("takeover-before-fence")
@@ -168,7 +180,7 @@ class Takeover:
                     producer.close()
 
     def _read(self) -> None:
-        found = self._admin.committed(self._plan.job, self._inputs, limits.TAKEOVER_TIMEOUT_S)
+        found = self._told = self._read_again()
         for taking in self._taking:
             texts = {tp: found[tp].metadata for tp in taking.inputs if tp in found}
             if not texts:
@@ -181,6 +193,9 @@ class Takeover:
             tp, text = next(iter(texts.items()))
             taking.metadata = metadata.decode(text, f"{self._plan.job}, {tp}")
             taking.offsets = {tp: found[tp].offset for tp in taking.inputs}
+
+    def _read_again(self) -> dict[TopicPartition, Committed]:
+        return self._admin.committed(self._plan.job, self._inputs, limits.TAKEOVER_TIMEOUT_S)
 
     # --- 3 open, 4 replay -------------------------------------------------------------------------------------
 

@@ -422,6 +422,11 @@ class Worker:
         found = [task.runner.peek(step, key) for task in tasks if task.runner.holds(step, key)]
         return found[0] if found else tasks[0].runner.peek(step, key)
 
+    @property
+    def joined(self) -> bool:
+        """`open` has come to its end: `progress` may be asked."""
+        return hasattr(self, "_owned") and hasattr(self, "_committer")
+
     def progress(self) -> Progress:
         return Progress(
             records_in=self._records_in,

@@ -49,7 +49,7 @@ class LocalAdmin:
     def committed(
         self, group: str, tps: Sequence[TopicPartition], timeout_s: float, stable: bool = True
     ) -> dict[TopicPartition, Committed]:
-        for _ in attempts(self._clock, timeout_s):
+        for _ in attempts(self._clock, timeout_s, self._broker.steps_s):
             found = self._wire.call("OffsetFetch", lambda: self._broker.committed(group, tps, stable))
             if found is not None:
                 return found

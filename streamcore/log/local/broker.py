@@ -34,7 +34,8 @@ from streamcore.log.local.records import (
 )
 from streamcore.log.local.storage import Batch, Storage
 from streamcore.log.local.topics import DEFAULTS, Topic, Topics
-from streamcore.log.local.transactions import Transactions
+from streamcore.log.local.transactions import Decided, Transactions
+from streamcore.log.local.waiting import STEPS_S, Steps
 from streamcore.log.port import Committed, Membership, OffsetCommit, TopicInfo
 from streamcore.types import Offset, TopicPartition
 
@@ -53,8 +54,13 @@ class Broker:
         auto_create_partitions: int | None,
         session_timeout_ms: int = limits.SESSION_TIMEOUT_MS,
         read_only: bool = False,
+        steps_s: Steps = STEPS_S,
+        decided: Decided | None = None,
     ) -> None:
-        """`log_id` names a log that is new. Raises StateDirError for a log of a newer format."""
+        """`log_id` names a log that is new; `steps_s`: how clients wait at it; `decided` is told of every transaction.
+        Raises StateDirError for a log of a newer format."""
+        self.steps_s = steps_s
+        self._decided = decided
         self.auto_create_partitions = auto_create_partitions
         """Partitions of a topic that appears by being used; None: none appears."""
         self._storage = storage
@@ -77,6 +83,7 @@ class Broker:
         self._offsets = Offsets(self._storage)
         self._groups = Groups(self._storage, facts, self._count, self._session_timeout_ms)
         self._transactions = Transactions(self._storage, facts, self._topics, self._offsets, self._clock.monotonic_s())
+        self._transactions.decided = self._decided
         if stored is None and not self._read_only:
             batch = Batch()
             batch.entries[keys.FACTS] = encode(facts)
@@ -186,10 +193,10 @@ class Broker:
                 _check_times(topic, tp, columns, now_ms)
             return Offset(partition.append(batch, columns, NO_TRANSACTION if epoch is None else producer))
 
-    def fetch(self, tp: TopicPartition, position: int, max_records: int, committed: bool) -> Fetched:
-        """Raises TopicError, OffsetsLost."""
+    def fetch(self, positions: Mapping[TopicPartition, int], max_records: int, committed: bool) -> list[Fetched]:
+        """Of each partition, up to `max_records` each. Raises TopicError, OffsetsLost."""
         with self._request():
-            return self._topics.partition(tp).fetch(position, max_records, committed)
+            return [self._topics.partition(tp).fetch(at, max_records, committed) for tp, at in positions.items()]
 
     def first_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, Offset]:
         with self._request():

@@ -52,7 +52,7 @@ class LocalConsumer:
     def poll(self, max_records: int, timeout_s: float) -> list[Run]:
         """With a clock that stands still: returns at once."""
         invariant(not self._closed, f"a consumer of {self._group} is polled after its close")
-        for _ in attempts(self._clock, timeout_s):
+        for _ in attempts(self._clock, timeout_s, self._broker.steps_s):
             self._tend()
             runs = self._fetcher.poll(max_records)
             if runs:
@@ -98,7 +98,7 @@ class LocalConsumer:
             return
         if self._fenced:
             raise slot_taken(self._group, str(self._instance_id))
-        absent = self._wire.call("Metadata", lambda: self._broker.absent(self._topics))
+        absent = self._broker.absent(self._topics)  # a client refreshes its metadata beside everything else
         if absent:
             raise missing(absent[0])
         try:

@@ -75,14 +75,12 @@ class Fetcher:
         """Raises TopicError, OffsetsLost."""
         runs: list[Run] = []
         room = max_records
-        for tp in list(self._turn):
+        ready = [tp for tp in self._turn if not self._cursors[tp].paused]
+        self._fetch([tp for tp in ready if not self._cursors[tp].held], max_records)
+        for tp in ready:
             if room <= 0:
                 break
             cursor = self._cursors[tp]
-            if cursor.paused:
-                continue
-            if not cursor.held:
-                self._fetch(tp, cursor, room)
             if cursor.held:
                 run = self._take(tp, cursor, room)
                 room -= len(run)
@@ -91,16 +89,22 @@ class Fetcher:
                 self._turn.append(tp)
         return runs
 
-    def _fetch(self, tp: TopicPartition, cursor: _Cursor, max_records: int) -> None:
-        def deliver() -> Fetched:
-            return self._broker.fetch(tp, cursor.position, max_records, self._committed)
+    def _fetch(self, tps: list[TopicPartition], max_records: int) -> None:
+        """One request for all of them."""
+        if not tps:
+            return
+        cursors = [self._cursors[tp] for tp in tps]
+        positions = {tp: cursor.position for tp, cursor in zip(tps, cursors, strict=True)}
 
-        fetched = self._wire.call("Fetch", deliver)
-        cursor.held = fetched.chunks
-        cursor.next_position = fetched.next_position
-        cursor.end = Offset(fetched.end)
-        if not fetched.chunks:
-            cursor.position = fetched.next_position
+        def deliver() -> list[Fetched]:
+            return self._broker.fetch(positions, max_records, self._committed)
+
+        for cursor, fetched in zip(cursors, self._wire.call("Fetch", deliver), strict=True):
+            cursor.held = fetched.chunks
+            cursor.next_position = fetched.next_position
+            cursor.end = Offset(fetched.end)
+            if not fetched.chunks:
+                cursor.position = fetched.next_position
 
     def _take(self, tp: TopicPartition, cursor: _Cursor, room: int) -> Run:
         offsets: list[int] = []

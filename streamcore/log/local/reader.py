@@ -24,6 +24,7 @@ class LocalReader:
         headers: bool,
         committed: bool,
     ) -> None:
+        self._broker = broker
         self._clock = clock
         self._fetcher = Fetcher(broker, wire, headers=headers, committed=committed)
         for tp, offset in starts.items():
@@ -31,7 +32,7 @@ class LocalReader:
 
     def poll(self, max_records: int, timeout_s: float) -> list[Run]:
         """With a clock that stands still: returns at once. Raises TopicError, OffsetsLost."""
-        for _ in attempts(self._clock, timeout_s):
+        for _ in attempts(self._clock, timeout_s, self._broker.steps_s):
             runs = self._fetcher.poll(max_records)
             if runs:
                 return runs

@@ -15,7 +15,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from streamcore import limits
@@ -35,7 +35,13 @@ LAST_EPOCH: Final = 32_766
 """The epoch is an int16; behind it the transactional id gets a new producer id."""
 
 
+Decided = Callable[[TransactionRecord, bool], None]
+"""Told of a decision just before it is written: what the transaction holds, and whether it commits."""
+
+
 class Transactions:
+    decided: Decided | None = None
+
     def __init__(self, storage: Storage, facts: Facts, topics: Topics, offsets: Offsets, now_s: float) -> None:
         self._facts = facts
         self._topics = topics
@@ -169,6 +175,8 @@ class Transactions:
             self._started_s[record.producer] = now_s
 
     def _decide(self, batch: Batch, record: TransactionRecord, commit: bool, wall_ms: int) -> None:
+        if self.decided is not None:
+            self.decided(record, commit)
         for number, partition_number in record.partitions:
             partition = self._topics.by_number(number, partition_number)
             if partition is not None:

@@ -6,15 +6,16 @@ from collections.abc import Iterator
 
 from streamcore.clock import Clock
 
-FIRST_STEP_S = 0.001
-LAST_STEP_S = 0.01
+Steps = tuple[float, float]
+"""The first wait and the longest, in seconds; each is twice the one before."""
+STEPS_S: Steps = (0.001, 0.01)
 
 
-def attempts(clock: Clock, timeout_s: float) -> Iterator[None]:
+def attempts(clock: Clock, timeout_s: float, steps_s: Steps = STEPS_S) -> Iterator[None]:
     """Once at once, then after each of ever longer steps until the timeout. A clock that stands still while it
     sleeps (a test's) ends it at once: nothing would change by waiting."""
     deadline_s = clock.monotonic_s() + timeout_s
-    step_s = FIRST_STEP_S
+    step_s, last_s = steps_s
     while True:
         yield
         now_s = clock.monotonic_s()
@@ -23,4 +24,4 @@ def attempts(clock: Clock, timeout_s: float) -> Iterator[None]:
         clock.sleep_s(min(step_s, deadline_s - now_s))
         if clock.monotonic_s() <= now_s:
             return
-        step_s = min(2 * step_s, LAST_STEP_S)
+        step_s = min(2 * step_s, last_s)

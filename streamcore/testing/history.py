@@ -1,0 +1,184 @@
+"""What happened in a run, as plain values: recorded first, judged afterwards.
+
+A simulated run records everything. A run of real processes records what an outside observer can read (inputs, outputs,
+journals, committed offsets); what it cannot know is None, and the checkers that need it answer "unknown".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from streamcore.log.metadata import Metadata
+from streamcore.state.frames import Frame
+from streamcore.state.store import EpochMark
+from streamcore.types import Offset, TaskId, TopicPartition
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as a read_committed reader found it."""
+
+    tp: TopicPartition
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class JournalFrame:
+    """A frame that a read_committed reader found in a task's journal."""
+
+    task: TaskId
+    first: Offset
+    end: Offset
+    frame: Frame
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetTold:
+    """An offset with metadata, as one decided transaction committed it."""
+
+    tp: TopicPartition
+    offset: int
+    metadata: Metadata
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """One decided transaction of a worker's producer."""
+
+    name: str
+    """The transactional id."""
+    producer: tuple[int, int]
+    """Producer id and epoch."""
+    committed: bool
+    begun_step: int
+    ended_step: int
+    actor: str
+    """Who wrote it: the worker whose request opened it."""
+    offsets: tuple[OffsetTold, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetsSent:
+    """A TxnOffsetCommit that the coordinator took: whose, and what the group had assigned to it just then."""
+
+    step: int
+    actor: str
+    producer: tuple[int, int]
+    tps: frozenset[TopicPartition]
+    assigned: frozenset[TopicPartition] | None
+    """None while a rebalance was under way: the generation before it is still good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a worker: `assigned`, `revoked`, `lost`, `killed`, `ended`, …"""
+
+    step: int
+    at_s: float
+    actor: str
+    what: str
+    tps: frozenset[TopicPartition] = frozenset()
+    told: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DoubtfulCall:
+    """A send_offsets or commit that failed or was slow (law 4): its producer must not open another transaction."""
+
+    step: int
+    actor: str
+    producer: tuple[int, int]
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A transaction was opened by a producer."""
+
+    step: int
+    actor: str
+    producer: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TaskState:
+    """What stood on a disk after the run: `owner` when the task was that worker's at the end."""
+
+    machine: str
+    task: TaskId
+    owner: bool
+    mark: EpochMark | None
+    rows: dict[str, dict[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """How full a buffer was at most, and how full it may be."""
+
+    buffer: str
+    most: int
+    bound: int
+
+
+@dataclass
+class History:
+    job: str
+    partitions: dict[str, int]
+    """Of each input topic of a stage."""
+    stages: dict[str, str]
+    """Each stage's input topic."""
+    inputs: dict[str, list[Record]] = field(default_factory=dict[str, list[Record]])
+    outputs: dict[str, list[Record]] = field(default_factory=dict[str, list[Record]])
+    frames: dict[TaskId, list[JournalFrame]] = field(default_factory=dict[TaskId, list[JournalFrame]])
+    committed: dict[TopicPartition, OffsetTold] = field(default_factory=dict[TopicPartition, OffsetTold])
+    """At the end."""
+    unprocessed: int | None = None
+    """Input and shuffle records behind no commit, at the end."""
+    open_transactions: list[str] | None = None
+    stopped: list[str] = field(default_factory=list[str])
+    """Errors that ended a worker for good, and that no fault explains."""
+    transactions: list[Transaction] | None = None
+    offsets_sent: list[OffsetsSent] | None = None
+    opened: list[Opened] | None = None
+    doubtful: list[DoubtfulCall] | None = None
+    events: list[Event] | None = None
+    states: list[TaskState] | None = None
+    levels: list[Level] | None = None
+    cut_short: bool = False
+    """The job was stopped by name, as it had to be: what it had not come to is not missing."""
+    watermarks: dict[TaskId, list[int]] | None = None
+    """None where the job has none."""
+
+    def digest(self) -> str:
+        """The same for the same history, on any machine."""
+        return hashlib.sha256(b"\n".join(self.lines())).hexdigest()
+
+    def lines(self) -> Iterable[bytes]:
+        for name in sorted(self.inputs):
+            yield from map(_line, self.inputs[name])
+        for name in sorted(self.outputs):
+            yield from map(_line, self.outputs[name])
+        for task in sorted(self.frames):
+            yield from (_line((f.first, f.end, f.frame)) for f in self.frames[task])
+        for tp in sorted(self.committed):
+            yield _line(self.committed[tp])
+        for part in (self.transactions, self.offsets_sent, self.events, self.doubtful):
+            yield from map(_line, part or ())
+
+
+def _line(value: Any) -> bytes:
+    return msgspec.msgpack.encode(value, enc_hook=_plain, order="deterministic")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, frozenset):
+        return sorted(value)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    return str(value)

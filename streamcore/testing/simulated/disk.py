@@ -1,0 +1,220 @@
+"""A machine's disk: what a kill leaves, what a power cut leaves, and an old copy of it.
+
+Writes are batches, each whole or not there. A kill loses none. A power cut loses the last ones that were never synced
+(as many as the fault says), and may tear the newest that stays: then the store cannot be read, and says so.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+from streamcore.errors import StateDamaged
+from streamcore.runtime.statedir import StoreFactory
+from streamcore.state.memory import MemoryStore, Tables
+from streamcore.state.rocks import RocksStore
+from streamcore.state.store import Column, Delta, EpochMark, Store
+from streamcore.types import TaskId
+
+UNSYNCED: Final = 8
+"""Batches a disk may hold unsynced; older ones are synced."""
+Port = Callable[[str], None]
+"""Called before and after a store's call, by its name: `Open`, `Apply`."""
+
+
+class Disk(Protocol):
+    def open(self, task: TaskId, steps: Sequence[str]) -> Store: ...
+    def set_aside(self, task: TaskId) -> None: ...
+    def killed(self) -> None:
+        """The process is gone: its handles are closed."""
+        ...
+
+    def power_cut(self, lost: int, torn: bool) -> None: ...
+    def old_copy(self) -> Disk: ...
+    def peek(self, task: TaskId, steps: Sequence[str]) -> Store | None:
+        """For the judge, after the run; None where nothing stands."""
+        ...
+
+    def tasks(self) -> list[TaskId]: ...
+
+
+class _Files:
+    """One task's: what is synced, and the batches since."""
+
+    def __init__(self) -> None:
+        self.tables: Tables = {}
+        self.synced: Tables = {}
+        self.since: list[tuple[Mapping[str, Delta], EpochMark]] = []
+        self.torn = False
+
+
+class MemoryDisk:
+    def __init__(self) -> None:
+        self._files: dict[TaskId, _Files] = {}
+
+    def open(self, task: TaskId, steps: Sequence[str]) -> Store:
+        files = self._files.setdefault(task, _Files())
+        if files.torn:
+            raise StateDamaged(f"the state of {task} ends in a torn write", "it is rebuilt from the journal")
+        return _LoggedStore(MemoryStore(steps, files.tables), files)
+
+    def set_aside(self, task: TaskId) -> None:
+        self._files.pop(task, None)
+
+    def killed(self) -> None:
+        """What was written stays."""
+
+    def power_cut(self, lost: int, torn: bool) -> None:
+        for files in self._files.values():
+            kept = files.since[: max(0, len(files.since) - lost)]
+            files.torn = torn and lost > 0 and bool(files.since)
+            files.tables = _copied(files.synced)
+            for deltas, mark in kept:
+                _apply(files.tables, deltas, mark)
+            files.since = kept
+
+    def old_copy(self) -> MemoryDisk:
+        """As it was some epochs ago."""
+        copy = MemoryDisk()
+        for task, files in self._files.items():
+            copy._files[task] = old = _Files()
+            old.tables, old.synced = _copied(files.synced), _copied(files.synced)
+        return copy
+
+    def peek(self, task: TaskId, steps: Sequence[str]) -> Store | None:
+        files = self._files.get(task)
+        return None if files is None or files.torn else MemoryStore(steps, files.tables)
+
+    def tasks(self) -> list[TaskId]:
+        return list(self._files)
+
+
+def _copied(tables: Tables) -> Tables:
+    return {name: dict(table) for name, table in tables.items()}
+
+
+def _apply(tables: Tables, deltas: Mapping[str, Delta], mark: EpochMark) -> None:
+    MemoryStore([*deltas, *(name for name in tables if name != "default")], tables).apply(deltas, mark)
+
+
+class _LoggedStore:
+    """A MemoryStore whose batches are remembered until they count as synced."""
+
+    def __init__(self, store: MemoryStore, files: _Files) -> None:
+        self._store = store
+        self._files = files
+        self.steps = store.steps
+
+    def column(self, step: str) -> Column:
+        return self._store.column(step)
+
+    def mark(self) -> EpochMark | None:
+        return self._store.mark()
+
+    def apply(self, deltas: Mapping[str, Delta], mark: EpochMark) -> None:
+        self._store.apply(deltas, mark)
+        self._files.since.append((deltas, mark))
+        if len(self._files.since) > UNSYNCED:
+            oldest, at = self._files.since.pop(0)
+            _apply(self._files.synced, oldest, at)
+
+    def close(self) -> None:
+        self._store.close()
+
+    def destroy(self) -> None:
+        self._store.destroy()
+
+
+class RocksDisk:
+    """The real thing, in a directory. A power cut is an old copy here: RocksDB's own tests have the rest."""
+
+    def __init__(self, path: Path, job: str) -> None:
+        self._path = path
+        self._job = job
+        self._open: dict[TaskId, RocksStore] = {}
+        self._copies = 0
+        path.mkdir(parents=True, exist_ok=True)
+
+    def _at(self, task: TaskId) -> Path:
+        return self._path / f"{task.stage}-{task.partition}"
+
+    def open(self, task: TaskId, steps: Sequence[str]) -> Store:
+        self._close(task)
+        store = self._open[task] = RocksStore.open(self._at(task), steps, job=self._job, task=task)
+        return store
+
+    def set_aside(self, task: TaskId) -> None:
+        self._close(task)
+        shutil.rmtree(self._at(task), ignore_errors=True)
+
+    def killed(self) -> None:
+        for task in list(self._open):
+            self._close(task)
+
+    def power_cut(self, lost: int, torn: bool) -> None:
+        self.killed()
+
+    def old_copy(self) -> RocksDisk:
+        """Of what stands now: the worker that goes on with it is the next one."""
+        self._copies += 1
+        copy = RocksDisk(self._path.with_name(f"{self._path.name}c{self._copies}"), self._job)
+        shutil.rmtree(copy._path)
+        shutil.copytree(self._path, copy._path)
+        return copy
+
+    def peek(self, task: TaskId, steps: Sequence[str]) -> Store | None:
+        return self.open(task, steps) if self._at(task).exists() else None
+
+    def tasks(self) -> list[TaskId]:
+        names = [path.name.rpartition("-") for path in sorted(self._path.iterdir()) if path.is_dir()]
+        return [TaskId(stage, int(number)) for stage, _, number in names if number.isdigit()]  # pyright: ignore[reportArgumentType]
+
+    def _close(self, task: TaskId) -> None:
+        store = self._open.pop(task, None)
+        if store is not None:
+            store.close()
+
+
+class _PortStore:
+    """A store behind a port: its owner gives way, or dies, around each write."""
+
+    def __init__(self, store: Store, port: Port) -> None:
+        self._store = store
+        self._port = port
+        self.steps = store.steps
+
+    def column(self, step: str) -> Column:
+        return self._store.column(step)
+
+    def mark(self) -> EpochMark | None:
+        return self._store.mark()
+
+    def apply(self, deltas: Mapping[str, Delta], mark: EpochMark) -> None:
+        self._port("Apply")
+        self._store.apply(deltas, mark)
+        self._port("Applied")
+
+    def close(self) -> None:
+        self._store.close()
+
+    def destroy(self) -> None:
+        self._store.destroy()
+
+
+class SimulatedStores(StoreFactory):
+    def __init__(self, disk: Disk, port: Port) -> None:
+        self._disk = disk
+        self._port = port
+
+    def open(self, task: TaskId, steps: Sequence[str]) -> Store:
+        self._port("Open")
+        return _PortStore(self._disk.open(task, steps), self._port)
+
+    def set_aside(self, task: TaskId, why: str) -> None:
+        self._port("SetAside")
+        self._disk.set_aside(task)
+
+    def close(self) -> None:
+        """The disk stays."""

@@ -1,0 +1,125 @@
+"""The broker that writes down what it decides: the judge's witness, on the side that knows.
+
+Whose request is being delivered is told by the wire (`delivering`); a copy that arrives late counts as its sender's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from streamcore.log import metadata
+from streamcore.log.local.broker import Broker
+from streamcore.log.local.partition import Fetched
+from streamcore.log.local.records import TransactionRecord
+from streamcore.log.local.storage import MemoryStorage
+from streamcore.log.port import Membership, OffsetCommit
+from streamcore.testing.history import DoubtfulCall, Event, OffsetsSent, OffsetTold, Opened, Transaction
+from streamcore.testing.simulated.scheduler import Scheduler, SimulatedClock
+from streamcore.types import Partition, TopicPartition
+
+POLL_STEPS_S = (0.1, 0.1)
+"""Clients wait in long steps: simulated time is free, requests are not."""
+
+
+class RecordingBroker(Broker):
+    def __init__(self, scheduler: Scheduler, seed: str, partitions: int) -> None:
+        super().__init__(
+            MemoryStorage(),
+            SimulatedClock(scheduler, lambda: None),
+            log_id=f"simulated-{seed}",
+            auto_create_partitions=partitions,
+            steps_s=POLL_STEPS_S,
+            decided=self._record,
+        )
+        self._scheduler = scheduler
+        self.delivering = ""
+        """Whose request this is."""
+        self.transactions: list[Transaction] = []
+        self.offsets_sent: list[OffsetsSent] = []
+        self.opened: list[Opened] = []
+        self.doubtful: list[DoubtfulCall] = []
+        self.events: list[Event] = []
+        self._begun: dict[int, tuple[int, str]] = {}
+        self._stalled: dict[TopicPartition, float] = {}
+
+    def tell(self, actor: str, what: str, tps: Sequence[TopicPartition] = (), told: str = "") -> None:
+        at = self._scheduler
+        self.events.append(Event(at.steps, at.now_s, actor, what, frozenset(tps), told))
+
+    # --- transactions -------------------------------------------------------------------------------------------
+
+    def add_partitions(self, producer: int, epoch: int, tps: Sequence[TopicPartition]) -> None:
+        super().add_partitions(producer, epoch, tps)
+        self._opens(producer, epoch)
+
+    def add_offsets(self, producer: int, epoch: int, group: str) -> None:
+        super().add_offsets(producer, epoch, group)
+        self._opens(producer, epoch)
+
+    def _opens(self, producer: int, epoch: int) -> None:
+        if producer not in self._begun:
+            self._begun[producer] = self._scheduler.steps, self.delivering
+            self.opened.append(Opened(self._scheduler.steps, self.delivering, (producer, epoch)))
+
+    def deliver_txn_offsets(
+        self, producer: int, epoch: int, group: str, offsets: Sequence[OffsetCommit], membership: Membership
+    ) -> None:
+        super().deliver_txn_offsets(producer, epoch, group, offsets, membership)
+        held = next((m for m in self.members(group) if m.member_id == membership.member_id), None)
+        assigned = (
+            frozenset(TopicPartition(topic, Partition(p)) for topic, p in held.assignment)
+            if held is not None and held.assignment
+            else None
+        )
+        tps = frozenset(commit.tp for commit in offsets)
+        self.offsets_sent.append(OffsetsSent(self._scheduler.steps, self.delivering, (producer, epoch), tps, assigned))
+
+    def _record(self, record: TransactionRecord, commit: bool) -> None:
+        step, actor = self._begun.pop(record.producer, (self._scheduler.steps, self.delivering))
+        told = [
+            OffsetTold(TopicPartition(o.topic, Partition(o.partition)), o.offset, metadata.decode(o.metadata, o.topic))
+            for offsets in record.pending.values()
+            for o in offsets
+        ]
+        ended = self._scheduler.steps
+        producer = record.producer, record.epoch
+        self.transactions.append(
+            Transaction(record.name, producer, commit, step, ended, actor, tuple(sorted(told, key=_tp)))
+        )
+
+    # --- faults of the cluster ------------------------------------------------------------------------------------
+
+    def stall(self, tp: TopicPartition, until_s: float) -> None:
+        """The partition has no leader: fetches of it bring nothing."""
+        self._stalled[tp] = until_s
+
+    def heal(self) -> None:
+        self._stalled.clear()
+
+    def fetch(self, positions: Any, max_records: int, committed: bool) -> list[Fetched]:
+        if not self._stalled:
+            return super().fetch(positions, max_records, committed)
+        now_s = self._scheduler.now_s
+        self._stalled = {tp: until_s for tp, until_s in self._stalled.items() if until_s > now_s}
+        found = super().fetch(positions, max_records, committed)
+        return [
+            Fetched([], at, at + 1) if tp in self._stalled else fetched
+            for (tp, at), fetched in zip(positions.items(), found, strict=True)
+        ]
+
+    def expire_offsets(self, group: str) -> None:
+        with self._request(writes=True) as batch:
+            self._offsets.drop_group(batch, group)
+
+
+def _tp(told: OffsetTold) -> TopicPartition:
+    return told.tp
+
+
+def late(deliver: Callable[[], object]) -> None:
+    """A copy of a request arrives; what the broker says to it, nobody hears."""
+    try:
+        deliver()
+    except Exception:
+        return

@@ -1,0 +1,426 @@
+"""A run: one broker, the slots of one job, their disks, and a schedule of faults; from a seed to a History.
+
+    1 feed     the inputs are appended while the job runs
+    2 chaos    until the horizon, the schedule's faults happen
+    3 heal     nothing new goes wrong; who is dead is started, who sleeps is woken
+    4 rest     until everything is processed and committed, or the bound of simulated time
+    5 record   what stands in topics, journals, offsets and on disks
+
+Everything happens in the calling thread and in simulated time; the same seed gives the same History.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Final
+
+from streamcore import limits
+from streamcore.errors import OffsetsLost, StepAsideError, StopError, StreamcoreError, TopicError
+from streamcore.log import metadata
+from streamcore.log.local.log import LocalLog
+from streamcore.log.local.wire import DirectWire
+from streamcore.log.port import OffsetCommit
+from streamcore.runtime.points import Crash
+from streamcore.runtime.recover import plan_recovery, recover
+from streamcore.state.frames import FrameAssembler
+from streamcore.testing.history import History, JournalFrame, Level, OffsetTold, Record, TaskState
+from streamcore.testing.simulated.disk import Disk, MemoryDisk, RocksDisk
+from streamcore.testing.simulated.faults import Injection, Schedule
+from streamcore.testing.simulated.process import Process
+from streamcore.testing.simulated.recorder import RecordingBroker
+from streamcore.testing.simulated.scheduler import Scheduler, SimulatedClock
+from streamcore.topology.plan import Plan
+from streamcore.types import Offset, Partition, TaskId, TopicPartition
+
+REST_S: Final = 150.0
+"""Simulated time in which a healed job must come to rest: sessions, transactions and outages time out within it."""
+LOOK_EVERY_S: Final = 0.25
+RESTART_S: Final = 0.5
+RECOVERY_S: Final = 12.0
+"""After a stop, the group's members are gone by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feeding:
+    """Records of one topic at one moment."""
+
+    at_s: float
+    topic: str
+    keys: tuple[bytes | None, ...]
+    values: tuple[bytes | None, ...]
+    times_ms: tuple[int, ...]
+
+
+class Simulation:
+    def __init__(
+        self,
+        plan: Plan,
+        feedings: Sequence[Feeding],
+        schedule: Schedule,
+        *,
+        seed: str,
+        workers: int = 3,
+        partitions: int = 2,
+        horizon_s: float = 10.0,
+        rocks: Path | None = None,
+    ) -> None:
+        """`rocks`: local state on the real RocksDB, under this directory."""
+        self.scheduler = Scheduler(f"{seed}/order")
+        self.broker = RecordingBroker(self.scheduler, seed, partitions)
+        self._plan = plan
+        self._feedings = feedings
+        self._schedule = schedule
+        self._seed = seed
+        self._workers = workers
+        self._partitions = partitions
+        self._horizon_s = horizon_s
+        self._rocks = rocks
+        self._clock = SimulatedClock(self.scheduler, lambda: None)
+        self._log = LocalLog(self.broker, self._clock, DirectWire(), Random(f"{seed}/log"))
+        self._slots: dict[int, Process] = {}
+        self._processes: list[Process] = []
+        self._disks: list[tuple[str, Disk]] = []
+        self._wanted: set[int] = set(range(workers))
+        self._lives: defaultdict[int, int] = defaultdict(int)
+        self._calls: defaultdict[int, int] = defaultdict(int)
+        self._visits: defaultdict[tuple[int, str], int] = defaultdict(int)
+        self._stopping: StopError | None = None
+        self._stops: list[str] = []
+        self._expired = self._recreated = False
+        self._quiet = 0
+        self.cut_short = False
+
+    # --- the run --------------------------------------------------------------------------------------------------
+
+    def run(self) -> History:
+        feeder = self._log.producer(None)
+        feeder.init(1.0)
+        self._log.admin().topics()
+        for topic in self._sources():
+            self.broker.ensure([topic])
+
+        def feed(feeding: Feeding) -> None:
+            feeder.produce(feeding.topic, None, list(feeding.values), list(feeding.keys), list(feeding.times_ms))
+            feeder.flush(1.0)
+
+        for feeding in self._feedings:
+            self.scheduler.at(feeding.at_s, partial(feed, feeding))
+        for injection in self._schedule.at_times():
+            self.scheduler.at(injection.nth, partial(self._timed, injection))
+        for slot in range(self._workers):
+            self._start(slot, self._new_disk(slot))
+        self.scheduler.at(self._horizon_s, self._heal)
+        try:
+            self.scheduler.run(self._horizon_s + REST_S, self._enough)
+            owners = {task: p for p in self._slots.values() if self._lives_now(p) for task in self._tasks_of(p)}
+        finally:
+            self.scheduler.end()
+        for _, disk in self._disks:
+            disk.killed()
+        return self._recorded(owners)
+
+    def _sources(self) -> list[str]:
+        return [stage.topic for stage in self._plan.stages if not stage.is_shuffle]
+
+    def _enough(self) -> bool:
+        return self._quiet >= 2 or self.cut_short
+
+    def _heal(self) -> None:
+        self._schedule.over = True
+        self.broker.heal()
+        for process in self._processes:
+            if process.actor is not None:
+                process.actor.paused_until_s = 0.0
+        for slot in sorted(self._wanted):
+            self.scheduler.at(self.scheduler.now_s + RESTART_S, partial(self._back, slot, None))
+        self._look()
+
+    def _look(self) -> None:
+        self._quiet = self._quiet + 1 if self._rests() else 0
+        self.scheduler.at(self.scheduler.now_s + LOOK_EVERY_S, self._look)
+
+    def _rests(self) -> bool:
+        if self._stopping is not None or self.broker.open_transactions() or self._unprocessed():
+            return False
+        live = [p for p in self._processes if self._lives_now(p)]
+        owned = [task for p in live for task in self._tasks_of(p)]
+        wanted = len(self._plan.stages) * self._partitions
+        return len(owned) == wanted and not any(
+            p.worker is None
+            or not p.worker.joined
+            or p.worker.progress().taking_over
+            or p.worker.progress().uncommitted
+            for p in live
+        )
+
+    def _unprocessed(self) -> int:
+        count = 0
+        for stage in self._plan.stages:
+            tps = [TopicPartition(stage.topic, Partition(p)) for p in range(self._partitions)]
+            told = self.broker.committed(self._plan.job, tps, stable=False) or {}
+            first = self.broker.first_offsets(tps)
+            positions = {tp: max(told[tp].offset if tp in told else 0, first[tp]) for tp in tps}
+            for fetched, position in zip(self.broker.fetch(positions, 1 << 30, True), positions.values(), strict=True):
+                count += sum(chunk.end - max(chunk.base, position) for chunk in fetched.chunks)
+        return count
+
+    # --- processes --------------------------------------------------------------------------------------------------
+
+    def _new_disk(self, slot: int) -> Disk:
+        number = len(self._disks)
+        disk: Disk = MemoryDisk() if self._rocks is None else RocksDisk(self._rocks / f"{number}", self._plan.job)
+        self._disks.append((f"slot {slot}, disk {number}", disk))
+        return disk
+
+    def _start(self, slot: int, disk: Disk) -> Process:
+        self._lives[slot] += 1
+        process = Process(self, slot, self._lives[slot], disk)
+        process.actor = self.scheduler.start(process.name, partial(self._body, process))
+        self._slots[slot] = process
+        self._processes.append(process)
+        return process
+
+    def _body(self, process: Process) -> None:
+        told = ""
+        try:
+            process.run(self._plan, self._seed, self._partitions)
+            what = "ended"
+        except Crash:
+            raise
+        except StepAsideError as error:
+            what, told = "stepped aside", error.what
+        except StopError as error:
+            what, told = "stopped", error.what
+            self._stopped(error)
+        except StreamcoreError as error:
+            what, told = "gave up", error.what
+        except Exception as error:
+            what, told = "failed", f"{type(error).__name__}: {error}"
+            self._stops.append(f"{process.name} failed: {told}")
+        self.broker.tell(process.name, what, (), told)
+        process.disk.killed()
+        if self._slots.get(process.slot) is process and process.slot in self._wanted and what != "stopped":
+            self.scheduler.at(self.scheduler.now_s + RESTART_S, partial(self._back, process.slot, None))
+
+    def _back(self, slot: int, disk: Disk | None) -> None:
+        """The slot's worker is started again, unless one runs, or the job has stopped."""
+        current = self._slots.get(slot)
+        if self._stopping is not None or slot not in self._wanted or (current is not None and self._lives_now(current)):
+            return
+        self._start(slot, disk or (current.disk if current is not None else self._new_disk(slot)))
+
+    def _lives_now(self, process: Process) -> bool:
+        return process.actor is not None and not process.actor.dead and not process.actor.done
+
+    def _tasks_of(self, process: Process) -> list[TaskId]:
+        return list(process.worker.progress().tasks) if process.worker is not None and process.worker.joined else []
+
+    # --- faults -----------------------------------------------------------------------------------------------------
+
+    def fault_at_call(self, process: Process, request: str) -> Injection | None:
+        self._calls[process.slot] += 1
+        return self._schedule.at_call(process.slot, self._calls[process.slot], request)
+
+    def fault_at_point(self, process: Process, point: str) -> Injection | None:
+        at = process.slot, point
+        self._visits[at] += 1
+        return self._schedule.at_point(process.slot, self._visits[at], point)
+
+    def kill(self, process: Process, fault: Injection) -> None:
+        """As the fault says. Raises Crash when the process is the one that runs now."""
+        after_s, slot, disk_kind = float(fault.how[0]), int(fault.how[1]), fault.how[2]
+        self.broker.tell(process.name, "killed", (), str(fault))
+        disk: Disk = process.disk
+        disk.killed()
+        if fault.kind == "power":
+            disk.power_cut(int(fault.how[3]), fault.how[4] != "cleanly")
+        if disk_kind == "an old copy of its":
+            disk = disk.old_copy()
+            self._disks.append((f"slot {slot}, disk {len(self._disks)}", disk))
+        elif disk_kind == "a bare" or slot != process.slot:
+            disk = self._new_disk(slot)
+        if slot != process.slot:
+            self._wanted.discard(process.slot)
+            self._wanted.add(slot)
+        self.scheduler.at(self.scheduler.now_s + after_s, partial(self._back, slot, disk))
+        assert process.actor is not None
+        process.actor.kill()
+
+    def pause(self, process: Process, seconds: float) -> None:
+        self.broker.tell(process.name, "paused", (), f"{seconds:.1f} s")
+        process.actor_of().pause(seconds)
+        self.broker.tell(process.name, "awake")
+
+    def _timed(self, fault: Injection) -> None:
+        if self._schedule.over:
+            return
+        if fault.where == "job":
+            self._happens_to_the_job(fault)
+            return
+        process = self._slots.get(int(fault.where.split()[1]))
+        if process is None or not self._lives_now(process):
+            return
+        how = fault.how
+        match fault.kind:
+            case "kill" | "power":
+                self.kill(process, fault)
+            case "pause":
+                self.pause(process, float(how[0]))
+            case "replace":
+                self.pause(process, float(how[0]))
+                self._start(process.slot, self._new_disk(process.slot))
+            case "leave":
+                if process.worker is not None:
+                    process.worker.stop()
+            case "wall":
+                process.clock.skew_ms += int(float(how[0]) * 1000)
+            case _:
+                raise AssertionError(fault)
+
+    def _happens_to_the_job(self, fault: Injection) -> None:
+        how = fault.how
+        match fault.kind:
+            case "join":
+                slot = int(how[0])
+                if slot not in self._wanted:
+                    self._wanted.add(slot)
+                    self._back(slot, None)
+                    self.scheduler.at(self.scheduler.now_s + float(how[1]), partial(self._leave, slot))
+            case "freeze":
+                self.scheduler.now_s += float(how[0])
+            case "stall":
+                sources = self._plan.stages
+                stage = sources[int(how[0]) % len(sources)]
+                tp = TopicPartition(stage.topic, Partition(int(how[0]) % self._partitions))
+                self.broker.stall(tp, self.scheduler.now_s + float(how[2]))
+            case "expire":
+                self._expired = True
+                self.broker.expire_offsets(self._plan.job)
+            case "recreate":
+                self._recreated = True
+                topic = self._sources()[0]
+                self.broker.delete([topic])
+                self.broker.ensure([topic])
+            case _:
+                raise AssertionError(fault)
+
+    def _leave(self, slot: int) -> None:
+        process = self._slots.get(slot)
+        self._wanted.discard(slot)
+        if process is not None and process.worker is not None and self._lives_now(process):
+            process.worker.stop()
+
+    # --- named stops and their remedies -----------------------------------------------------------------------------
+
+    def _stopped(self, error: StopError) -> None:
+        """A worker stopped the job: its supervisors stop the others."""
+        if self._stopping is not None:
+            return
+        self._stopping = error
+        if self._expired and isinstance(error, OffsetsLost):
+            self.scheduler.at(self.scheduler.now_s + 0.01, self._end_all)
+            self.scheduler.at(self.scheduler.now_s + RECOVERY_S, self._recover)
+            return
+        if not (self._recreated and isinstance(error, TopicError)):
+            self._stops.append(f"stopped: {error.what}")
+        self.cut_short = True
+        self.scheduler.at(self.scheduler.now_s, lambda: None)
+
+    def _end_all(self) -> None:
+        for process in self._processes:
+            if self._lives_now(process) and process.actor is not None:
+                process.disk.killed()
+                process.actor.kill()
+
+    def _recover(self) -> None:
+        """The remedy that the message names, as a person would apply it."""
+        admin = self._log.admin()
+        recover(admin, self._plan.job, plan_recovery(self._log, admin, self._plan.job, self._clock))
+        self._stopping = None
+        for slot in sorted(self._wanted):
+            self._back(slot, None)
+
+    # --- the record -------------------------------------------------------------------------------------------------
+
+    def _recorded(self, owners: dict[TaskId, Process]) -> History:
+        plan, broker = self._plan, self.broker
+        history = History(
+            job=plan.job,
+            partitions={stage.topic: self._partitions for stage in plan.stages},
+            stages={stage.name: stage.topic for stage in plan.stages},
+            transactions=broker.transactions,
+            offsets_sent=broker.offsets_sent,
+            opened=broker.opened,
+            doubtful=broker.doubtful,
+            events=broker.events,
+            open_transactions=broker.open_transactions(),
+            stopped=self._stops,
+            levels=[
+                Level(f"records waiting in {p.name}", p.most_waiting, limits.POLL_RECORDS) for p in self._processes
+            ],
+            cut_short=self.cut_short,
+        )
+        if not self._recreated:
+            history.unprocessed = self._unprocessed()
+            history.inputs = {topic: self._read(topic) for topic in self._sources()}
+        else:
+            history.unprocessed = 0
+        history.outputs = {topic: self._read(topic) for topic in plan.sink_topics}
+        for stage in plan.stages:
+            for p in range(self._partitions):
+                task = TaskId(stage.name, Partition(p))
+                frames = self._frames(task)
+                if frames:
+                    history.frames[task] = frames
+        tps = [TopicPartition(stage.topic, Partition(p)) for stage in plan.stages for p in range(self._partitions)]
+        for tp, at in (broker.committed(plan.job, tps, stable=False) or {}).items():
+            history.committed[tp] = OffsetTold(tp, at.offset, metadata.decode(at.metadata, str(tp)))
+        history.states = self._states(owners)
+        return history
+
+    def _read(self, topic: str) -> list[Record]:
+        if topic not in self.broker.topics([topic]):
+            return []
+        records: list[Record] = []
+        for p in range(self.broker.use(topic)):
+            tp = TopicPartition(topic, Partition(p))
+            for chunk in self.broker.fetch({tp: self.broker.first_offsets([tp])[tp]}, 1 << 30, True)[0].chunks:
+                keys = chunk.keys or [None] * len(chunk.values)
+                records += [
+                    Record(tp, chunk.base + i, key, value, time)
+                    for i, (key, value, time) in enumerate(zip(keys, chunk.values, chunk.times, strict=True))
+                ]
+        return records
+
+    def _frames(self, task: TaskId) -> list[JournalFrame]:
+        assembler = FrameAssembler(str(task), chained=False)
+        found: list[JournalFrame] = []
+        for record in self._read(self._plan.journal_topic(task.stage)):
+            if record.tp.partition == task.partition:
+                placed = assembler.feed(Offset(record.offset), record.value or b"")
+                if placed is not None:
+                    found.append(JournalFrame(task, placed.first, placed.end, placed.frame))
+        return found
+
+    def _states(self, owners: dict[TaskId, Process]) -> list[TaskState]:
+        steps = {stage.name: [node.name for node in stage.stateful] for stage in self._plan.stages}
+        states: list[TaskState] = []
+        for machine, disk in self._disks:
+            for task in disk.tasks():
+                store = disk.peek(task, steps[task.stage])
+                if store is None:
+                    continue
+                owner = task in owners and owners[task].disk is disk
+                rows = {s: dict(store.column(s).scan(b"", b"\xff")) for s in steps[task.stage]} if owner else {}
+                states.append(TaskState(machine, task, owner, store.mark(), rows))
+            disk.killed()
+        return states
+
+
+Offsets = Sequence[OffsetCommit]
+Runner = Callable[[int], History]
