@@ -28,6 +28,8 @@ class Record:
     key: bytes | None
     value: bytes | None
     time_ms: int
+    origin: str = ""
+    """Its correlation id, where it has one: the input that it comes from, as TOPIC-PARTITION-OFFSET."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from the seed while the run goes on, or given (a shrunk one), and then nothing i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
@@ -86,6 +86,8 @@ class Rates:
     )
     only_point: str = ""
     """Points are met by faults at this one alone."""
+    weights: Mapping[str, float] = field(default_factory=dict[str, float])
+    """How often one kind against another, where not alike."""
     stopping: float = 0.0
     """The share of runs that meet a fault of STOPPING_KINDS."""
 
@@ -130,7 +132,7 @@ class Schedule:
             kinds = [k for k in kinds if k != "cut-off"]
         if not kinds:
             return None
-        kind = self.random.choice(kinds)
+        kind = self._one_of(kinds)
         return self._happens(Injection(f"slot {slot}", "call", nth, kind, self._how(kind, slot, request), request))
 
     def at_point(self, slot: int, nth: int, point: str) -> Injection | None:
@@ -144,7 +146,7 @@ class Schedule:
         kinds = self._allowed(POINT_KINDS)
         if not kinds:
             return None
-        kind = self.random.choice(kinds)
+        kind = self._one_of(kinds)
         return self._happens(Injection(f"slot {slot}", site, nth, kind, self._how(kind, slot, "")))
 
     def at_times(self) -> list[Injection]:
@@ -157,7 +159,7 @@ class Schedule:
         kinds = self._allowed(TIME_KINDS)
         if kinds:
             for _ in range(self._poisson(self.rates.times)):
-                kind = self.random.choice(kinds)
+                kind = self._one_of(kinds)
                 slot = self.random.randrange(self.slots)
                 where = "job" if kind in ("join", "freeze", "stall") else f"slot {slot}"
                 found.append(self._timed(where, kind, slot))
@@ -182,6 +184,12 @@ class Schedule:
     def _happens(self, injection: Injection) -> Injection:
         self.happened.append(injection)
         return injection
+
+    def _one_of(self, kinds: Sequence[str]) -> str:
+        weights = self.rates.weights
+        if not weights:
+            return self.random.choice(kinds)
+        return self.random.choices(kinds, [weights.get(kind, 1.0) for kind in kinds])[0]
 
     def _allowed(self, kinds: Sequence[str]) -> list[str]:
         return [kind for kind in kinds if kind in self.rates.kinds]

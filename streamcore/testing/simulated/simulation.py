@@ -12,7 +12,7 @@ Everything happens in the calling thread and in simulated time; the same seed gi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from streamcore.errors import OffsetsLost, StepAsideError, StopError, Streamcore
 from streamcore.log import metadata
 from streamcore.log.local.log import LocalLog
 from streamcore.log.local.wire import DirectWire
-from streamcore.log.port import OffsetCommit
+from streamcore.log.port import Headers
+from streamcore.operators.batch import CORRELATION_HEADER
 from streamcore.runtime.points import Crash
 from streamcore.runtime.recover import plan_recovery, recover
 from streamcore.state.frames import FrameAssembler
@@ -370,7 +371,7 @@ class Simulation:
             history.inputs = {topic: self._read(topic) for topic in self._sources()}
         else:
             history.unprocessed = 0
-        history.outputs = {topic: self._read(topic) for topic in plan.sink_topics}
+        history.outputs = {topic: self._read(topic) for topic in (*plan.sink_topics, *plan.dead_letter_topics)}
         for stage in plan.stages:
             for p in range(self._partitions):
                 task = TaskId(stage.name, Partition(p))
@@ -391,9 +392,12 @@ class Simulation:
             tp = TopicPartition(topic, Partition(p))
             for chunk in self.broker.fetch({tp: self.broker.first_offsets([tp])[tp]}, 1 << 30, True)[0].chunks:
                 keys = chunk.keys or [None] * len(chunk.values)
+                told = chunk.headers or [None] * len(chunk.values)
                 records += [
-                    Record(tp, chunk.base + i, key, value, time)
-                    for i, (key, value, time) in enumerate(zip(keys, chunk.values, chunk.times, strict=True))
+                    Record(tp, chunk.base + i, key, value, time, _origin(headers))
+                    for i, (key, value, time, headers) in enumerate(
+                        zip(keys, chunk.values, chunk.times, told, strict=True)
+                    )
                 ]
         return records
 
@@ -422,5 +426,5 @@ class Simulation:
         return states
 
 
-Offsets = Sequence[OffsetCommit]
-Runner = Callable[[int], History]
+def _origin(headers: Headers | None) -> str:
+    return next((value.decode() for name, value in headers or () if name == CORRELATION_HEADER), "")
