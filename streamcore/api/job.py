@@ -71,9 +71,11 @@ class Job:
                 return node
         return None
 
-    def plan(self) -> plan.Plan:
-        """The topology, checked and cut into stages. Raises TopologyError."""
-        return plan.build(self.name, self._graph.nodes, self._graph.on_error, correlation_ids=self._correlation_ids)
+    def plan(self, *, correlation_ids: bool | None = None) -> plan.Plan:
+        """The topology, checked and cut into stages; `correlation_ids` in place of the job's own setting. Raises
+        TopologyError."""
+        carried = self._correlation_ids if correlation_ids is None else correlation_ids
+        return plan.build(self.name, self._graph.nodes, self._graph.on_error, correlation_ids=carried)
 
     def explain(self, *, mermaid: bool = False) -> str:
         """The topology as text, or as a Mermaid flowchart. Raises TopologyError."""

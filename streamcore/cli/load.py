@@ -7,8 +7,10 @@ traceback that is the user's.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, TracebackType
 
@@ -26,6 +28,26 @@ def load_job(target: str) -> Job:
     told = f"the file has {', '.join(f'{path}:{j}' for j in jobs)}" if jobs else "no name in the file is a Job"
     what = f"{path} has no {name!r}" if job is None else f"{name!r} in {path} is a {type(job).__name__}, not a Job"
     raise TopologyError(what, told)
+
+
+def load_functions(target: str, prefix: str) -> dict[str, Callable[[], object]]:
+    """FILE.py:NAME's one function, or all of FILE.py's own whose names begin with `prefix`."""
+    if target.endswith(".py"):
+        path, wanted = _split(f"{target}:{prefix}")[0], None
+    else:
+        path, wanted = _split(target)
+    module = _module(path)
+    found = {
+        name: value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and name.startswith(prefix)
+    }
+    if wanted is not None:
+        found = {name: value for name, value in found.items() if name == wanted}
+    if not found:
+        what = f"no function {wanted!r}" if wanted else f"no function whose name begins with {prefix!r}"
+        raise TopologyError(f"{path} has {what}", f"write `def {prefix}something() -> None:` that calls chaos.run")
+    return found
 
 
 def job_name(text: str) -> str:
@@ -49,6 +71,8 @@ def _module(path: Path) -> ModuleType:
     folder = str(path.parent.resolve())
     if folder not in sys.path:
         sys.path.insert(0, folder)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # as for `python -m`: a test may name its job by package
     name = path.stem if path.stem not in sys.modules else f"streamcore_job_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:

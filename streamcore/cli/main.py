@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from streamcore.cli import demo, inspect, repair, run, topics
+from streamcore.cli import chaos, demo, inspect, repair, run, topics
 from streamcore.cli.options import EXIT_CODES
 
 app = typer.Typer(
@@ -23,4 +23,5 @@ app.command("status")(inspect.status)
 app.command("reset")(repair.reset)
 app.command("recover")(repair.recover)
 app.command("demo")(demo.demo)
+app.command("chaos")(chaos.chaos)
 app.add_typer(topics.app, name="topics")

@@ -151,6 +151,8 @@ class History:
     offsets_sent: list[OffsetsSent] | None = None
     opened: list[Opened] | None = None
     doubtful: list[DoubtfulCall] | None = None
+    written: dict[tuple[TopicPartition, int], tuple[tuple[int, int], int]] | None = None
+    """For each output's place the transaction that wrote it: its producer, and the step at which it was begun."""
     events: list[Event] | None = None
     states: list[TaskState] | None = None
     levels: list[Level] | None = None

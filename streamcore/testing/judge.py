@@ -88,6 +88,21 @@ def table_equals(topic: str, expected: Callable[[History], Pairs]) -> Checker:
     return check
 
 
+def last_values(topic: str, expected: Callable[[History], Pairs]) -> Checker:
+    """1, of a Table of which only the ends are known: each key's last value."""
+
+    def check(history: History) -> Verdict:
+        found, wanted = dict(pairs(history.outputs[topic])), dict(expected(history))
+        wrong = [
+            f"{topic}: {key!r} ends as {found.get(key)!r}, should be {wanted.get(key)!r}"
+            for key in sorted(found.keys() | wanted.keys(), key=repr)
+            if found.get(key) != wanted.get(key) and not history.cut_short
+        ]
+        return _verdict(f"last values ({topic})", wrong)
+
+    return check
+
+
 def order_per_key(topic: str, expected: Callable[[History], Pairs]) -> Checker:
     """2: each key's outputs stand in one partition, in the oracle's order."""
 

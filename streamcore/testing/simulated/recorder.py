@@ -11,12 +11,12 @@ from typing import Any
 from streamcore.log import metadata
 from streamcore.log.local.broker import Broker
 from streamcore.log.local.partition import Fetched
-from streamcore.log.local.records import TransactionRecord
+from streamcore.log.local.records import Columns, TransactionRecord
 from streamcore.log.local.storage import MemoryStorage
 from streamcore.log.port import Membership, OffsetCommit
 from streamcore.testing.history import DoubtfulCall, Event, OffsetsSent, OffsetTold, Opened, Transaction
 from streamcore.testing.simulated.scheduler import Scheduler, SimulatedClock
-from streamcore.types import Partition, TopicPartition
+from streamcore.types import Offset, Partition, TopicPartition
 
 POLL_STEPS_S = (0.1, 0.1)
 """Clients wait in long steps: simulated time is free, requests are not."""
@@ -38,6 +38,7 @@ class RecordingBroker(Broker):
         self.transactions: list[Transaction] = []
         self.offsets_sent: list[OffsetsSent] = []
         self.opened: list[Opened] = []
+        self.written: dict[tuple[TopicPartition, int], tuple[tuple[int, int], int]] = {}
         self.doubtful: list[DoubtfulCall] = []
         self.events: list[Event] = []
         self._begun: dict[int, tuple[int, str]] = {}
@@ -61,6 +62,13 @@ class RecordingBroker(Broker):
         if producer not in self._begun:
             self._begun[producer] = self._scheduler.steps, self.delivering
             self.opened.append(Opened(self._scheduler.steps, self.delivering, (producer, epoch)))
+
+    def append(self, producer: int, epoch: int | None, tp: TopicPartition, columns: Columns) -> Offset:
+        first = super().append(producer, epoch, tp, columns)
+        if epoch is not None and producer in self._begun:
+            at = (producer, epoch), self._begun[producer][0]
+            self.written.update(((tp, int(first) + i), at) for i in range(len(columns)))
+        return first
 
     def deliver_txn_offsets(
         self, producer: int, epoch: int, group: str, offsets: Sequence[OffsetCommit], membership: Membership

@@ -358,6 +358,7 @@ class Simulation:
             offsets_sent=broker.offsets_sent,
             opened=broker.opened,
             doubtful=broker.doubtful,
+            written=broker.written,
             events=broker.events,
             open_transactions=broker.open_transactions(),
             stopped=self._stops,
