@@ -15,13 +15,15 @@ from streamcore.errors import StateDamaged
 from streamcore.runtime.statedir import StoreFactory
 from streamcore.state.memory import MemoryStore, Tables
 from streamcore.state.rocks import RocksStore
-from streamcore.state.store import Column, Delta, EpochMark, Store
+from streamcore.state.store import RESERVED, Column, Delta, EpochMark, Store
 from streamcore.types import TaskId
 
 UNSYNCED: Final = 8
 """Batches a disk may hold unsynced; older ones are synced."""
 Port = Callable[[str], None]
 """Called before and after a store's call, by its name: `Open`, `Apply`."""
+Witness = Callable[[TaskId, EpochMark], None]
+"""Told of each epoch that a store has taken."""
 
 
 class Disk(Protocol):
@@ -33,6 +35,10 @@ class Disk(Protocol):
 
     def power_cut(self, lost: int, torn: bool) -> None: ...
     def old_copy(self) -> Disk: ...
+    def estranged(self, lineage: bool) -> Disk:
+        """A copy as of another life of the job: the same epochs with other nonces and rows, `lineage`: another one."""
+        ...
+
     def peek(self, task: TaskId, steps: Sequence[str]) -> Store | None:
         """For the judge, after the run; None where nothing stands."""
         ...
@@ -48,6 +54,8 @@ class _Files:
         self.synced: Tables = {}
         self.since: list[tuple[Mapping[str, Delta], EpochMark]] = []
         self.torn = False
+        self.strange = False
+        """Not written by this job's present life, and not used by it so far: the judge has no word on it."""
 
 
 class MemoryDisk:
@@ -83,12 +91,28 @@ class MemoryDisk:
             old.tables, old.synced = _copied(files.synced), _copied(files.synced)
         return copy
 
+    def estranged(self, lineage: bool) -> MemoryDisk:
+        copy = self.old_copy()
+        for files in copy._files.values():
+            _estrange(MemoryStore([name for name in files.tables if name != "default"], files.tables), lineage)
+            files.synced, files.strange = _copied(files.tables), True
+        return copy
+
     def peek(self, task: TaskId, steps: Sequence[str]) -> Store | None:
         files = self._files.get(task)
-        return None if files is None or files.torn else MemoryStore(steps, files.tables)
+        return None if files is None or files.torn or files.strange else MemoryStore(steps, files.tables)
 
     def tasks(self) -> list[TaskId]:
         return list(self._files)
+
+
+def _estrange(store: Store, lineage: bool) -> None:
+    mark = store.mark()
+    if mark is not None:
+        other = EpochMark(
+            f"{mark.lineage}-before" if lineage else mark.lineage, mark.epoch, "another", mark.journal, mark.journal_end
+        )
+        store.apply({step: Delta([], [], [(b"", RESERVED)]) for step in store.steps}, other)
 
 
 def _copied(tables: Tables) -> Tables:
@@ -115,6 +139,7 @@ class _LoggedStore:
 
     def apply(self, deltas: Mapping[str, Delta], mark: EpochMark) -> None:
         self._store.apply(deltas, mark)
+        self._files.strange = False
         self._files.since.append((deltas, mark))
         if len(self._files.since) > UNSYNCED:
             oldest, at = self._files.since.pop(0)
@@ -135,6 +160,9 @@ class RocksDisk:
         self._job = job
         self._open: dict[TaskId, RocksStore] = {}
         self._copies = 0
+        self._strange: dict[TaskId, bool] = {}
+        """Not this life's, and not set aside so far: whether it is to be made so when it is opened next."""
+        self._lineage = False
         path.mkdir(parents=True, exist_ok=True)
 
     def _at(self, task: TaskId) -> Path:
@@ -143,10 +171,14 @@ class RocksDisk:
     def open(self, task: TaskId, steps: Sequence[str]) -> Store:
         self._close(task)
         store = self._open[task] = RocksStore.open(self._at(task), steps, job=self._job, task=task)
+        if self._strange.get(task):
+            self._strange[task] = False
+            _estrange(store, self._lineage)
         return store
 
     def set_aside(self, task: TaskId) -> None:
         self._close(task)
+        self._strange.pop(task, None)
         shutil.rmtree(self._at(task), ignore_errors=True)
 
     def killed(self) -> None:
@@ -164,8 +196,14 @@ class RocksDisk:
         shutil.copytree(self._path, copy._path)
         return copy
 
+    def estranged(self, lineage: bool) -> RocksDisk:
+        copy = self.old_copy()
+        copy._strange = dict.fromkeys(copy.tasks(), True)
+        copy._lineage = lineage
+        return copy
+
     def peek(self, task: TaskId, steps: Sequence[str]) -> Store | None:
-        return self.open(task, steps) if self._at(task).exists() else None
+        return self.open(task, steps) if self._at(task).exists() and task not in self._strange else None
 
     def tasks(self) -> list[TaskId]:
         names = [path.name.rpartition("-") for path in sorted(self._path.iterdir()) if path.is_dir()]
@@ -180,9 +218,11 @@ class RocksDisk:
 class _PortStore:
     """A store behind a port: its owner gives way, or dies, around each write."""
 
-    def __init__(self, store: Store, port: Port) -> None:
+    def __init__(self, store: Store, task: TaskId, port: Port, applied: Witness) -> None:
         self._store = store
+        self._task = task
         self._port = port
+        self._applied = applied
         self.steps = store.steps
 
     def column(self, step: str) -> Column:
@@ -194,6 +234,7 @@ class _PortStore:
     def apply(self, deltas: Mapping[str, Delta], mark: EpochMark) -> None:
         self._port("Apply")
         self._store.apply(deltas, mark)
+        self._applied(self._task, mark)
         self._port("Applied")
 
     def close(self) -> None:
@@ -204,13 +245,14 @@ class _PortStore:
 
 
 class SimulatedStores(StoreFactory):
-    def __init__(self, disk: Disk, port: Port) -> None:
+    def __init__(self, disk: Disk, port: Port, applied: Witness) -> None:
         self._disk = disk
         self._port = port
+        self._applied = applied
 
     def open(self, task: TaskId, steps: Sequence[str]) -> Store:
         self._port("Open")
-        return _PortStore(self._disk.open(task, steps), self._port)
+        return _PortStore(self._disk.open(task, steps), task, self._port, self._applied)
 
     def set_aside(self, task: TaskId, why: str) -> None:
         self._port("SetAside")

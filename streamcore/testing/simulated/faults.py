@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
+from streamcore.runtime.points import POINTS
+
 Value = float | int | str
 
 
@@ -47,6 +49,7 @@ DESCRIPTIONS: Final = {
     "delay": "takes {0:.3f} s",
     "refused": "refused: the transaction can only be aborted",
     "cut-off": "no broker answers",
+    "evict": "the group drops its member; what it is at takes {0:.2f} s",
     "damage": "the local state cannot be read",
     "join": "a worker of slot {0} joins, and leaves after {1:.1f} s",
     "leave": "is asked to stop, and comes back in {0:.1f} s",
@@ -55,19 +58,25 @@ DESCRIPTIONS: Final = {
     "expire": "the group's offsets expire",
     "recreate": "the source topic is deleted and made anew",
     "stall": "partition {0} of {1} answers no fetch for {2:.1f} s",
+    "behind": "partition {0} of {1} shows an old end, as a new leader may, for {2:.1f} s",
 }
-CALL_KINDS: Final = ("kill-before", "kill-after", "pause", "lost-request", "lost-answer", "slow", "delay", "cut-off")
+CALL_KINDS: Final = (
+    "kill-before", "kill-after", "pause", "lost-request", "lost-answer", "slow", "delay", "cut-off", "evict",
+)  # fmt: skip
 TXN_KINDS: Final = (*CALL_KINDS, "refused")
-POINT_KINDS: Final = ("kill", "pause")
-TIME_KINDS: Final = ("kill", "power", "pause", "replace", "join", "leave", "wall", "freeze", "stall")
+POINT_KINDS: Final = ("kill", "pause", "evict")
+TIME_KINDS: Final = ("kill", "power", "pause", "replace", "join", "leave", "wall", "freeze", "stall", "behind")
 STOPPING_KINDS: Final = ("expire", "recreate")
 """Faults that must stop the job by name; each has its remedy."""
+ALL_KINDS: Final = tuple(dict.fromkeys((*TXN_KINDS, *POINT_KINDS, *TIME_KINDS, "damage")))
 TXN_REQUESTS: Final = frozenset(
     {"AddPartitionsToTxn", "AddOffsetsToTxn", "Produce", "TxnOffsetCommit", "EndTxn", "InitProducerId"}
 )
 TWIN_REQUESTS: Final = frozenset({"TxnOffsetCommit", "EndTxn"})
 """Requests that a client sends again by itself, and whose copy the broker cannot tell from a new one."""
 NO_COPY: Final = "never"
+DISKS: Final = ("its own", "an old copy of its", "a bare", "a strange", "a mistaken")
+"""Strange: of the same job before it was reset, another lineage. Mistaken: of a commit that a broker has lost since."""
 ARRIVALS: Final = ("before-flush", "after-flush", "after-send-offsets", "before-commit", "soon", "later")
 
 
@@ -82,7 +91,7 @@ class Rates:
     times: float = 4
     """Faults at a moment of their own, a run."""
     kinds: frozenset[str] = frozenset(
-        {*TXN_KINDS, *POINT_KINDS, *TIME_KINDS, "damage"},
+        ALL_KINDS,
     )
     only_point: str = ""
     """Points are met by faults at this one alone."""
@@ -90,6 +99,18 @@ class Rates:
     """How often one kind against another, where not alike."""
     stopping: float = 0.0
     """The share of runs that meet a fault of STOPPING_KINDS."""
+
+    @classmethod
+    def drawn(cls, random: Random) -> Rates:
+        """A seed's own: some runs see everything, some two or three kinds and often, some one point."""
+        way = random.random()
+        if way < 0.3:
+            return cls(stopping=0.05)
+        if way < 0.45:
+            return cls(0.0, 0.25, 0.0, only_point=random.choice(POINTS))
+        kinds = random.sample(ALL_KINDS, random.choice((1, 2, 2, 3)))
+        calls, points = random.choice((0.004, 0.02, 0.05)), random.choice((0.0, 0.02, 0.1))
+        return cls(calls, points, random.choice((2.0, 6.0)), frozenset(kinds))
 
 
 @dataclass
@@ -125,7 +146,7 @@ class Schedule:
             kinds = [k for k in (*kinds, *self._allowed(("damage",))) if k.startswith(("kill", "pause", "damage"))]
             kinds = [k for k in kinds if k != "damage" or request == "Open"]
         elif request in ("JoinGroup", "Heartbeat", "LeaveGroup"):
-            kinds = [k for k in kinds if k in ("kill-before", "kill-after", "pause", "delay", "slow")]
+            kinds = [k for k in kinds if k in ("kill-before", "kill-after", "pause", "delay", "slow", "evict")]
         elif request in ("Produce", "AddPartitionsToTxn", "AddOffsetsToTxn", "InitProducerId", "Fetch"):
             kinds = [k for k in kinds if k != "lost-answer"]
         elif request == "EndTxn":
@@ -161,7 +182,7 @@ class Schedule:
             for _ in range(self._poisson(self.rates.times)):
                 kind = self._one_of(kinds)
                 slot = self.random.randrange(self.slots)
-                where = "job" if kind in ("join", "freeze", "stall") else f"slot {slot}"
+                where = "job" if kind in ("join", "freeze", "stall", "behind") else f"slot {slot}"
                 found.append(self._timed(where, kind, slot))
         if self.random.random() < self.rates.stopping:
             kind = self.random.choice(STOPPING_KINDS)
@@ -227,6 +248,10 @@ class Schedule:
             return (round(draw.choice((1.0, 12.0)), 1),)
         if kind == "stall":
             return draw.randrange(16), "a source", round(draw.uniform(0.5, 5), 2)
+        if kind == "behind":
+            return draw.randrange(16), "a journal", round(draw.uniform(0.5, 5), 2)
+        if kind == "evict":
+            return (round(draw.choice((0.0, draw.uniform(0.01, 0.6), draw.uniform(0.6, 3))), 2),)
         return ()
 
     def _back(self, slot: int) -> tuple[Value, ...]:
@@ -234,7 +259,7 @@ class Schedule:
         draw = self.random
         after_s = round(draw.choice((0.05, 0.2, draw.uniform(0.3, 3), 11.0)), 2)
         other = draw.random() < 0.15
-        disk = draw.choices(("its own", "an old copy of its", "a bare"), (6, 3, 2))[0]
+        disk = draw.choices(DISKS, (12, 6, 4, 1, 1))[0]
         return after_s, self.slots + 2 + slot if other else slot, disk
 
     def _copy(self, request: str) -> str:

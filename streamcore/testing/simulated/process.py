@@ -20,13 +20,14 @@ from streamcore.log.local.wire import Request
 from streamcore.log.port import Listener
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.worker import Worker, WorkerSettings
+from streamcore.state.store import EpochMark
 from streamcore.testing.history import DoubtfulCall
 from streamcore.testing.simulated.disk import Disk, SimulatedStores
 from streamcore.testing.simulated.faults import NO_COPY, TWIN_REQUESTS, Injection
 from streamcore.testing.simulated.recorder import RecordingBroker, late
 from streamcore.testing.simulated.scheduler import Actor, Scheduler, SimulatedClock
 from streamcore.topology.plan import Plan
-from streamcore.types import Slot, TopicPartition
+from streamcore.types import Slot, TaskId, TopicPartition
 
 if TYPE_CHECKING:
     from streamcore.testing.simulated.simulation import Simulation
@@ -70,7 +71,7 @@ class Process:
             clock=self.clock,
             entropy=entropy,
             metrics=shared_metrics(),
-            stores=SimulatedStores(self.disk, self.port),
+            stores=SimulatedStores(self.disk, self.port, self._applied),
             probe=self.probe,
         )
         self.worker.run(between=self._turned)
@@ -143,6 +144,9 @@ class Process:
                 self._copy(how[1], deliver)
             case "delay":
                 actor.sleep_s(how[0])
+            case "evict":
+                self._simulation.evict(self)
+                actor.sleep_s(how[0])
             case "refused":
                 raise TransactionAborted(f"{request} is refused")
             case _:
@@ -174,6 +178,10 @@ class Process:
             return
         if fault.kind == "kill":
             self._simulation.kill(self, fault)
+        if fault.kind == "evict":
+            self._simulation.evict(self)
+            actor.sleep_s(float(fault.how[0]))
+            return
         self._simulation.pause(self, float(fault.how[0]))
 
     def port(self, name: str) -> None:
@@ -185,6 +193,9 @@ class Process:
                 raise StateDamaged("the disk gives back something else than was written")
             if fault is not None:
                 self._faulty(fault, "Metadata", lambda: None)
+
+    def _applied(self, task: TaskId, mark: EpochMark) -> None:
+        self._simulation.applied[task, mark] = self.name
 
     def told(self, what: str, tps: Sequence[TopicPartition]) -> None:
         self._broker.tell(self.name, what, tps)

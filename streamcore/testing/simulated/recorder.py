@@ -11,7 +11,7 @@ from typing import Any
 from streamcore.log import metadata
 from streamcore.log.local.broker import Broker
 from streamcore.log.local.partition import Fetched
-from streamcore.log.local.records import Columns, TransactionRecord
+from streamcore.log.local.records import Columns, MemberRecord, TransactionRecord
 from streamcore.log.local.storage import MemoryStorage
 from streamcore.log.port import Membership, OffsetCommit
 from streamcore.testing.history import DoubtfulCall, Event, OffsetsSent, OffsetTold, Opened, Transaction
@@ -43,6 +43,7 @@ class RecordingBroker(Broker):
         self.events: list[Event] = []
         self._begun: dict[int, tuple[int, str]] = {}
         self._stalled: dict[TopicPartition, float] = {}
+        self._behind: dict[TopicPartition, float] = {}
 
     def tell(self, actor: str, what: str, tps: Sequence[TopicPartition] = (), told: str = "") -> None:
         at = self._scheduler
@@ -75,11 +76,7 @@ class RecordingBroker(Broker):
     ) -> None:
         super().deliver_txn_offsets(producer, epoch, group, offsets, membership)
         held = next((m for m in self.members(group) if m.member_id == membership.member_id), None)
-        assigned = (
-            frozenset(TopicPartition(topic, Partition(p)) for topic, p in held.assignment)
-            if held is not None and held.assignment
-            else None
-        )
+        assigned = None if held is not None and not held.assignment else frozenset(_tps(held))
         tps = frozenset(commit.tp for commit in offsets)
         self.offsets_sent.append(OffsetsSent(self._scheduler.steps, self.delivering, (producer, epoch), tps, assigned))
 
@@ -102,23 +99,42 @@ class RecordingBroker(Broker):
         """The partition has no leader: fetches of it bring nothing."""
         self._stalled[tp] = until_s
 
+    def fall_behind(self, tp: TopicPartition, until_s: float) -> None:
+        """The partition's new leader does not know yet how far its records are committed: its end is an old one."""
+        self._behind[tp] = until_s
+
+    def evict(self, group: str, instance_id: str) -> None:
+        """The group drops a member, as an operator may, or a coordinator that lost it."""
+        for member in self.members(group):
+            if member.instance_id == instance_id:
+                self.leave(group, member.member_id)
+
     def heal(self) -> None:
         self._stalled.clear()
+        self._behind.clear()
 
     def fetch(self, positions: Any, max_records: int, committed: bool) -> list[Fetched]:
-        if not self._stalled:
-            return super().fetch(positions, max_records, committed)
-        now_s = self._scheduler.now_s
-        self._stalled = {tp: until_s for tp, until_s in self._stalled.items() if until_s > now_s}
         found = super().fetch(positions, max_records, committed)
+        if not self._stalled and not self._behind:
+            return found
+        now_s = self._scheduler.now_s
         return [
-            Fetched([], at, at + 1) if tp in self._stalled else fetched
+            Fetched([], at, at + 1)
+            if self._stalled.get(tp, 0) > now_s
+            else Fetched([], at, at)
+            if self._behind.get(tp, 0) > now_s
+            else fetched
             for (tp, at), fetched in zip(positions.items(), found, strict=True)
         ]
 
     def expire_offsets(self, group: str) -> None:
         with self._request(writes=True) as batch:
             self._offsets.drop_group(batch, group)
+
+
+def _tps(member: MemberRecord | None) -> list[TopicPartition]:
+    """Who is no member has nothing."""
+    return [] if member is None else [TopicPartition(topic, Partition(p)) for topic, p in member.assignment]
 
 
 def _tp(told: OffsetTold) -> TopicPartition:

@@ -29,6 +29,7 @@ from streamcore.operators.batch import CORRELATION_HEADER
 from streamcore.runtime.points import Crash
 from streamcore.runtime.recover import plan_recovery, recover
 from streamcore.state.frames import FrameAssembler
+from streamcore.state.store import EpochMark
 from streamcore.testing.history import History, JournalFrame, Level, OffsetTold, Record, TaskState
 from streamcore.testing.simulated.disk import Disk, MemoryDisk, RocksDisk
 from streamcore.testing.simulated.faults import Injection, Schedule
@@ -92,6 +93,8 @@ class Simulation:
         self._visits: defaultdict[tuple[int, str], int] = defaultdict(int)
         self._stopping: StopError | None = None
         self._stops: list[str] = []
+        self.applied: dict[tuple[TaskId, EpochMark], str] = {}
+        """What any store has taken, and whose."""
         self._expired = self._recreated = False
         self._quiet = 0
         self.cut_short = False
@@ -240,8 +243,8 @@ class Simulation:
         disk.killed()
         if fault.kind == "power":
             disk.power_cut(int(fault.how[3]), fault.how[4] != "cleanly")
-        if disk_kind == "an old copy of its":
-            disk = disk.old_copy()
+        if disk_kind in ("an old copy of its", "a strange", "a mistaken"):
+            disk = disk.old_copy() if disk_kind == "an old copy of its" else disk.estranged(disk_kind == "a strange")
             self._disks.append((f"slot {slot}, disk {len(self._disks)}", disk))
         elif disk_kind == "a bare" or slot != process.slot:
             disk = self._new_disk(slot)
@@ -256,6 +259,10 @@ class Simulation:
         self.broker.tell(process.name, "paused", (), f"{seconds:.1f} s")
         process.actor_of().pause(seconds)
         self.broker.tell(process.name, "awake")
+
+    def evict(self, process: Process) -> None:
+        self.broker.tell(process.name, "evicted")
+        self.broker.evict(self._plan.job, f"{self._plan.job}.{process.slot}")
 
     def _timed(self, fault: Injection) -> None:
         if self._schedule.over:
@@ -299,6 +306,12 @@ class Simulation:
                 stage = sources[int(how[0]) % len(sources)]
                 tp = TopicPartition(stage.topic, Partition(int(how[0]) % self._partitions))
                 self.broker.stall(tp, self.scheduler.now_s + float(how[2]))
+            case "behind":
+                stage = self._plan.stages[int(how[0]) % len(self._plan.stages)]
+                tp = TopicPartition(
+                    self._plan.journal_topic(stage.name), Partition(int(how[0]) // 4 % self._partitions)
+                )
+                self.broker.fall_behind(tp, self.scheduler.now_s + float(how[2]))
             case "expire":
                 self._expired = True
                 self.broker.expire_offsets(self._plan.job)
@@ -424,7 +437,7 @@ class Simulation:
                 rows = {s: dict(store.column(s).scan(b"", b"\xff")) for s in steps[task.stage]} if owner else {}
                 states.append(TaskState(machine, task, owner, store.mark(), rows))
             disk.killed()
-        return states
+        return states + [TaskState(of, task, False, mark, {}) for (task, mark), of in self.applied.items()]
 
 
 def _origin(headers: Headers | None) -> str:
