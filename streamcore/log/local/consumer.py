@@ -102,16 +102,22 @@ class LocalConsumer:
         if absent:
             raise missing(absent[0])
         try:
-            self._follow()
-        except UnknownMember:
-            self._lose()
-            self._member_id, self._generation = "", -1
-            self._join()
-            self._follow()
+            if not self._followed():
+                self._followed()  # dropped again already: the next poll joins anew
         except SlotTaken:
             self._fenced = True
             self._drop()
             raise
+
+    def _followed(self) -> bool:
+        """False when the group does not know us any more: what was assigned is lost."""
+        try:
+            self._follow()
+        except UnknownMember:
+            self._lose()
+            self._member_id, self._generation = "", -1
+            return False
+        return True
 
     def _follow(self) -> None:
         """Do what the group says. Raises SlotTaken, UnknownMember."""

@@ -340,7 +340,7 @@ class Simulation:
             self.scheduler.at(self.scheduler.now_s + 0.01, self._end_all)
             self.scheduler.at(self.scheduler.now_s + RECOVERY_S, self._recover)
             return
-        if not (self._recreated and isinstance(error, TopicError)):
+        if not (self._recreated and isinstance(error, TopicError | OffsetsLost)):
             self._stops.append(f"stopped: {error.what}")
         self.cut_short = True
         self.scheduler.at(self.scheduler.now_s, lambda: None)
