@@ -13,6 +13,13 @@ TRANSACTION_TIMEOUT_MS = 10_000
 SLOW_CALL_MS = 80
 """A send_offsets or commit this slow may have been retried by librdkafka (its retry.backoff.ms is 100)."""
 SESSION_TIMEOUT_MS = 10_000
+CHECKPOINT_INTERVAL_S = 30.0
+"""The soft timer of barriers, where nothing asks for one earlier."""
+BARRIER_TIMEOUT_S = 120.0
+"""A barrier that is not complete after this is abandoned, and everyone goes on."""
+CONTROL_INTERVAL_S = 0.05
+CONTROL_INTERVAL_OPEN_S = 0.005
+"""How often a worker reads the control topic; while a barrier is open, tasks may be waiting for it."""
 COMMIT_INTERVAL_MS = 100
 COMMIT_INTERVAL_MAX_MS = 2_500
 """What the interval may be set or stretched to: an epoch must end well within its transaction's timeout."""
@@ -76,6 +83,26 @@ SCAN_ENTRIES = 512
 GET_ENTRIES = 256
 """Keys a read of many asks for at a time: the fastest, as measured."""
 
+# --- checkpoints: one clock rules what is deleted, the store's; see checkpoint.collect ----------------------------
+CHECKPOINT_GRACE_S = 3_600
+"""What no manifest names is deleted only when it is older than this, and was seen so for as long."""
+CHECKPOINT_UPLOAD_S = 1_200
+"""An upload that takes longer is given up before its manifest; what it put is found again by the next."""
+CHECKPOINT_REUSE_S = 1_200
+"""An object that no manifest of ours names is taken as uploaded only while it is younger than this."""
+CHECKPOINT_SKEW_S = 600
+"""How far a worker's clock may be from the store's."""
+CHECKPOINT_RETRY_S = 120.0
+"""A request to a store that does not answer is repeated for so long."""
+CHECKPOINT_REQUEST_S = 120.0
+CHECKPOINT_CONNECT_S = 5.0
+CHECKPOINT_CHUNK_BYTES = 1 << 20
+CHECKPOINT_OBJECT_BYTES = 1 << 30
+"""One file of a checkpoint; it is held in memory while it is put. RocksDB's are below 100 MB."""
+CHECKPOINT_MANIFEST_BYTES = 32 << 20
+CHECKPOINT_THREADS = 8
+"""Downloads of a restore at a time."""
+
 # --- sizes on the wire ---------------------------------------------------------------------------------------
 METADATA_BYTES = 3_500
 FRAME_BYTES = 768 << 10
@@ -107,4 +134,8 @@ invariant(STATE_VALUE_BYTES + STATE_KEY_BYTES + (16 << 10) < FRAME_BYTES, "one s
 invariant(JOURNAL_PARTS * FRAME_BYTES >= 2 * OVERLAY_BYTES, "an epoch that fills the overlay fits its journal frame")
 invariant(FETCH_BYTES <= FETCH_QUEUE_BYTES, "one fetch must fit the fetch queue")
 invariant(SLICE_MAX_RECORDS <= FRAME_RECORDS, "one slice's chunk fits a frame")
+invariant(
+    CHECKPOINT_REUSE_S + CHECKPOINT_UPLOAD_S + CHECKPOINT_SKEW_S < CHECKPOINT_GRACE_S,
+    "what an upload takes as uploaded is not collected before its manifest is there",
+)
 invariant(SLICE_MIN_RECORDS < SLICE_MAX_RECORDS <= EPOCH_RECORDS, "slices lie within an epoch")

@@ -18,7 +18,7 @@ All of this runs on the processing thread, outside poll() or inside its `revoked
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from streamcore import limits
@@ -48,6 +48,11 @@ logger = logging.getLogger(__name__)
 
 EO = "eo"
 ALO = "alo"
+
+
+def silent(tasks: Sequence[Task], nonce: str) -> Sequence[tuple[TopicPartition, bytes]]:
+    """For jobs without barriers."""
+    return ()
 
 
 @dataclass(slots=True)
@@ -85,6 +90,8 @@ class Committer:
         self._entropy = entropy
         self._metrics = metrics
         self._probe = probe
+        self.words: Callable[[Sequence[Task], str], Sequence[tuple[TopicPartition, bytes]]] = silent
+        """What else the transaction of these tasks' epochs says, given its nonce: on the control topic, in markers."""
         self.records_out = 0
         """Produced at the ends of epochs, those undone included."""
         self.member_id = ""
@@ -151,6 +158,8 @@ class Committer:
             messages = encode_frame(frame)
             self._metrics.journaled(sum(map(len, messages)))
             prepared.append(Prepared(task, frame, [producer.send(journal, message) for message in messages]))
+        for tp, message in self.words(tasks, nonce):
+            producer.send(tp, message)
         return prepared
 
     def _frame(self, task: Task, nonce: str, deltas: Mapping[str, Delta]) -> Frame:
@@ -166,9 +175,9 @@ class Committer:
             slot=self._slot,
             mode=self._mode,
             topology=self._plan.version,
-            checkpoint=None,
+            checkpoint=task.checkpoint,
             watermark_ms=None,
-            cut=None,
+            cut=task.cut if task.cutting is None else task.cutting,
             genesis=task.origin,
             deltas=dict(deltas),
         )

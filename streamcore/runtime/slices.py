@@ -28,6 +28,7 @@ from streamcore.operators.compile import StageEnv, StageProgram, compile_stage
 from streamcore.operators.errors import StepFailed
 from streamcore.runtime.failures import Failures
 from streamcore.sink.outbox import Outbox
+from streamcore.sink.shuffle import marker_in
 from streamcore.source.decode import DecodeFailed, decode, decode_shuffle, slice_of
 from streamcore.state.keys import encode_key, state_keys
 from streamcore.state.store import Delta, Store, prefix_end
@@ -86,6 +87,12 @@ class SliceRunner:
     def _decode(self, run: Run) -> Batch | None:
         assert self._topic is not None
         return decode(run, self._topic, origins=self._stage.needs_origins, positions=self._positions)
+
+    def marker(self, run: Run, begin: int) -> int | None:
+        """The barrier whose marker the message at `begin` is; None for records."""
+        if self._codec is None:
+            return None
+        return marker_in(run.values[begin], f"{run.tp} at offset {run.offsets[begin]}")
 
     def _shuffle_message(self, run: Run, begin: int) -> int:
         assert self._codec is not None

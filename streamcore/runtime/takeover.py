@@ -343,6 +343,8 @@ class Takeover:
             mark=mark,
             committed=dict(offsets),
             position=dict(offsets),
+            cut=taking.metadata.cut if taking.metadata else None,
+            checkpoint=taking.metadata.checkpoint if taking.metadata else None,
         )
 
     def _run(self) -> None:

@@ -56,6 +56,18 @@ class Task:
     touched: bool = False
     records: int = 0
     """Fed since the last commit."""
+    cut: int | None = None
+    """The newest barrier that a commit of this task has cut for."""
+    cutting: int | None = None
+    """The barrier that the open epoch ends for."""
+    just_cut: int | None = None
+    """The last commit was a cut; its checkpoint has not begun."""
+    checkpoint: str | None = None
+    """The newest checkpoint (its manifest) that is stored whole; the next commit names it."""
+    to_say: object = None
+    """What the next commit says on the control topic, if anything."""
+    held: bool = False
+    """It has cut, and waits for markers: fed nothing."""
     state: TaskState = TaskState.ACQUIRED
 
     def move(self, to: TaskState) -> None:
@@ -76,6 +88,9 @@ class Task:
     def committed_as(self, mark: EpochMark) -> None:
         self.mark = mark
         self.committed = dict(self.position)
+        if self.cutting is not None:
+            self.cut = self.just_cut = self.cutting
+            self.cutting = None
         self.touched = False
         self.records = 0
 
@@ -83,5 +98,6 @@ class Task:
         """Law 5's half without the log: overlay, outbox and position back to the commit."""
         self.runner.drop()
         self.position = dict(self.committed)
+        self.cutting = None
         self.touched = False
         self.records = 0

@@ -1,7 +1,7 @@
 """The topics a job needs: its own are made, with the settings the protocol rests on; the user's must be there.
 
-JOB.shuffle.STEP and JOB.journal.STAGE are created at the first start and refused when they exist otherwise. A
-shuffle's partition count is pinned by the topic itself: the largest count of the job's sources at genesis.
+JOB.shuffle.STEP, JOB.journal.STAGE and JOB.control are created at the first start and refused when they exist
+otherwise. A shuffle's partition count is pinned by the topic itself: the largest count of the job's sources at genesis.
 
 A journal whose stage the code does not have is refused: its state, and what waits in its shuffle, would be forgotten.
 """
@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 from streamcore import limits
 from streamcore.errors import StateMismatch, TopicError
 from streamcore.log.port import Admin, TopicInfo
-from streamcore.topology.plan import Plan, journal_topic
+from streamcore.topology.plan import Plan, control_topic, journal_topic
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +30,14 @@ SHUFFLE_CONFIG: Final[Mapping[str, str]] = {
     "retention.ms": "-1",
     "retention.bytes": "-1",
 }
+CONTROL_CONFIG: Final = SHUFFLE_CONFIG
 
 
 def prepare(
-    plan: Plan, admin: Admin, replication: int | None, auto_partitions: int | None = None
+    plan: Plan, admin: Admin, replication: int | None, auto_partitions: int | None = None, *, control: bool = False
 ) -> dict[str, TopicInfo]:
     """All topics of the job, existing and checked; the user's are made too where `auto_partitions` says with how many
-    partitions. Raises TopicError, StateMismatch."""
+    partitions. With `control` the job has barriers. Raises TopicError, StateMismatch."""
     found = admin.topics()
     for stage in lost_stages(plan, found):
         raise StateMismatch(*lost_stage(plan, stage))
@@ -56,6 +57,8 @@ def prepare(
         count = found[stage.topic].partitions
         journal = plan.journal_topic(stage.name)
         _ensure(plan, admin, found, journal, count, JOURNAL_CONFIG, replication, pinned=False)
+    if control:
+        _ensure(plan, admin, found, control_topic(plan.job), 1, CONTROL_CONFIG, replication, pinned=False)
     return found
 
 

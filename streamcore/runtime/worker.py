@@ -6,8 +6,9 @@ The loop, each turn of it:
                group is served (with everything paused) when they wait long
     2 take     the next piece of a takeover under way
     3 slice    one slice of the oldest waiting run
-    4 commit   when the epoch is due: by time, by records, by bytes
-    5 tell     progress, for whoever asks
+    4 follow   what the control topic says of barriers; who has to cut, or may go on
+    5 commit   when the epoch is due: by time, by records, by bytes, by a barrier
+    6 tell     progress, for whoever asks
 
 A failure of one epoch is undone by the committer and the loop goes on. Where more than an epoch is in doubt (the log
 does not answer, local state is damaged), the tasks are let go and taken over anew, for as long as an outage may last.
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -36,9 +37,12 @@ from streamcore.errors import (
     TopologyError,
     TransactionAborted,
 )
-from streamcore.log.port import Consumer, Log, Run
+from streamcore.log.port import Consumer, Log, Run, TopicInfo
 from streamcore.observe.metrics import Metrics
+from streamcore.runtime.barriers import Barriers
 from streamcore.runtime.commit import Committer
+from streamcore.runtime.coordinator import Coordinator
+from streamcore.runtime.cutting import Checkpointer, Cutting, control_partition
 from streamcore.runtime.outage import Outage
 from streamcore.runtime.owned import OwnedTasks, Tasks, closing
 from streamcore.runtime.points import Probe, quiet
@@ -76,6 +80,7 @@ class WorkerSettings:
     mode: Mode = "exactly-once"
     replication: int | None = None
     """Of the internal topics; None: the broker's default."""
+    checkpoint_interval_s: float = limits.CHECKPOINT_INTERVAL_S
     auto_partitions: int | None = None
     """On the embedded log the user's topics appear by themselves with this many; None: they must exist."""
 
@@ -93,6 +98,7 @@ class Worker:
         stores: StoreFactory | None = None,
         probe: Probe = quiet,
         watchdog: Watchdog | None = None,
+        checkpointer: Checkpointer | None = None,
     ) -> None:
         """Takes the slot's lock (StateDirError) and nothing else; `run` does the rest."""
         self._plan = plan
@@ -103,9 +109,11 @@ class Worker:
         self._metrics = metrics
         self._probe = probe
         self._watchdog = watchdog
+        self._checkpointer = checkpointer
         self._stores = stores or RocksStores(settings.state_dir, plan.job, settings.slot)
         self._waiting: deque[tuple[Task, Run, int]] = deque()
         self._outage = Outage(clock, entropy)
+        self._cutting: Cutting | None = None
         self._narrow = False
         """An epoch was undone: the next ends with its first slice, so that what cannot be done together is done at
         all (a fast task begins the transaction, and a slow slice of another outlasts its timeout, each time)."""
@@ -144,7 +152,11 @@ class Worker:
         settings, plan = self._settings, self._plan
         instance = self.instance(settings.slot)
         self._admin = self._with_retries(self._log.admin)
-        topics = self._with_retries(lambda: prepare(plan, self._admin, settings.replication, settings.auto_partitions))
+        topics = self._with_retries(
+            lambda: prepare(
+                plan, self._admin, settings.replication, settings.auto_partitions, control=self._has_control
+            )
+        )
         self._start = Start(self._admin, [stage.topic for stage in plan.stages], topics)
         self._trim = Trim(self._admin, self._clock)
         self._limits = self._with_retries(lambda: size_limits(plan, self._admin))
@@ -163,6 +175,7 @@ class Worker:
             self._clock, self._entropy, self._metrics, self._probe,
         )  # fmt: skip
         self._owned = OwnedTasks(plan, self._consumer, self._committer, self._metrics, self._takeover)
+        self._cutting = self._cuts(topics)
         self._consumer.subscribe([stage.topic for stage in plan.stages], self)
         logger.info("job %s, slot %d: joined as %s", plan.job, settings.slot, instance)
 
@@ -179,7 +192,13 @@ class Worker:
                 closing(part.close)
         if owned is not None:
             owned.let_go()
+            if self._cutting is not None:
+                closing(self._cutting.close)
         self._stores.close()
+
+    @property
+    def _has_control(self) -> bool:
+        return self._checkpointer is not None and self._settings.mode == "exactly-once"
 
     def instance(self, slot: Slot) -> str:
         """group.instance.id and transactional.id of a slot."""
@@ -204,8 +223,9 @@ class Worker:
             self._take()
             if self._waiting:
                 self._slice()
-            if self._due():
-                self._commit()
+            must = self._follow()
+            if must or self._due():
+                self._commit(must)
             if self._owned and not self._producers.in_transaction:
                 self._look_at_topics()
             self._tell_lag()
@@ -251,11 +271,23 @@ class Worker:
         return IDLE_POLL_S
 
     def _take(self) -> None:
-        if self._owned.taking_over and self._outage.wait_s <= 0 and self._owned.advance():
+        if not self._owned.taking_over or self._outage.wait_s > 0:
+            return
+        if self._cutting is not None and not self._cutting.caught_up():
+            return
+        if self._owned.advance():
             self._outage.over()
+            self._hold_and_release()
+            for task in self._owned if self._cutting is not None else ():
+                if task.held and self._cutting is not None:
+                    self._cutting.resumed(task)
 
     def _slice(self) -> None:
         task, run, begin = self._waiting.popleft()
+        marker = task.runner.marker(run, begin)
+        if marker is not None:
+            self._at_marker(task, run, begin, marker)
+            return
         if not self._owned.touched:
             self._epoch_begun_s = self._clock.monotonic_s()
         if not task.touched:
@@ -273,6 +305,43 @@ class Worker:
         if after < len(run):
             self._waiting.appendleft((task, run, after))
 
+    def _at_marker(self, task: Task, run: Run, begin: int, marker: int) -> None:
+        """The task's epoch ends here when the marker's barrier is still to be cut for."""
+        if not self._owned.touched:
+            self._epoch_begun_s = self._clock.monotonic_s()
+        if not task.touched:
+            task.runner.open_epoch(task.lineage, task.next_epoch)
+        task.advance(run.tp, Offset(run.offsets[begin] + 1), 0)
+        if begin + 1 < len(run):
+            self._waiting.appendleft((task, run, begin + 1))
+        if self._cutting is not None and self._cutting.barriers.takes(marker, task.cut):
+            task.cutting = marker
+            self._commit(self._cutting.wanted())
+
+    def _follow(self) -> list[Task]:
+        """The tasks that must commit now for a barrier's sake."""
+        cutting = self._cutting
+        if cutting is None or not self._owned or self._owned.taking_over:
+            return []
+        cutting.follow()
+        self._hold_and_release()
+        return cutting.wanted()
+
+    def _hold_and_release(self) -> None:
+        """A task that has cut is fed nothing until its markers are written; then it goes on where it stands."""
+        cutting = self._cutting
+        if cutting is None:
+            return
+        for task in self._owned:
+            hold = cutting.holds(task)
+            if hold and not task.held:
+                self._consumer.pause(task.inputs)
+                self._forget_waiting([task])
+            elif task.held and not hold:
+                for tp, offset in task.position.items():
+                    self._consumer.start(tp, offset)
+            task.held = hold
+
     def _due(self) -> bool:
         touched = self._owned.touched
         if not touched:
@@ -286,8 +355,10 @@ class Worker:
         wanted_s = max(self._settings.commit_interval_ms / 1000, limits.COMMIT_TIME_RATIO * self._commit_average_s)
         return min(wanted_s, limits.COMMIT_INTERVAL_MAX_MS / 1000)
 
-    def _commit(self) -> None:
+    def _commit(self, also: Sequence[Task] = ()) -> None:
+        """Every open epoch, and empty ones of the tasks that have something to say."""
         touched = self._owned.touched
+        touched += [task for task in also if not task.touched]
         if not touched:
             return
         begun = self._clock.monotonic_s()
@@ -302,6 +373,15 @@ class Worker:
         undone = [task for task in touched if task not in decided]
         self._narrow = bool(undone)
         self._forget_waiting(undone)
+        self._after_commit(decided, undone)
+
+    def _after_commit(self, decided: Sequence[Task], undone: Sequence[Task]) -> None:
+        if self._cutting is None:
+            return
+        self._cutting.settled(decided)
+        for task in undone:
+            task.held = False  # its inputs were started again
+        self._hold_and_release()
 
     def _look_at_topics(self) -> None:
         """While no transaction is open. Raises TopicError when one is not what it was."""
@@ -319,6 +399,7 @@ class Worker:
         self._committer.undo(touched, why)
         self._narrow = True
         self._forget_waiting(touched)
+        self._after_commit((), touched)
 
     def _forget_waiting(self, tasks: list[Task]) -> None:
         gone = set(map(id, tasks))
@@ -340,7 +421,7 @@ class Worker:
 
     def _unpause(self) -> None:
         if self._paused:
-            self._consumer.resume(self._owned.inputs)
+            self._consumer.resume([tp for task in self._owned if not task.held for tp in task.inputs])
             self._paused = False
 
     # --- the group's decisions (inside poll) --------------------------------------------------------------------
@@ -375,6 +456,8 @@ class Worker:
         self._waiting.clear()
         self._paused = False
         self._owned.let_go()
+        if self._cutting is not None:
+            self._cutting.drop()
 
     # --- helpers ----------------------------------------------------------------------------------------------
 
@@ -383,6 +466,21 @@ class Worker:
             self._plan, tasks, self._log, self._admin, self._consumer, self._committer, self._stores,
             self._runner, self._start, self.instance, self._clock, self._entropy, self._metrics, self._probe,
         )  # fmt: skip
+
+    def _cuts(self, topics: Mapping[str, TopicInfo]) -> Cutting | None:
+        """None without a place for checkpoints, and in at-least-once mode, where no transaction says what was cut."""
+        plan, settings = self._plan, self._settings
+        if self._checkpointer is None or not self._has_control:
+            return None
+        partitions = {stage.name: topics[stage.topic].partitions for stage in plan.stages}
+        barriers = Barriers(plan)
+        coordinator = Coordinator(plan, partitions, barriers, self._clock, settings.checkpoint_interval_s)
+        cutting = Cutting(
+            control_partition(plan.job), self._log, barriers, coordinator, self._checkpointer, self._clock,
+            lambda: self._owned,
+        )  # fmt: skip
+        self._committer.words = cutting.words
+        return cutting
 
     def _runner(self, stage: Stage, task: TaskId, store: Store) -> SliceRunner:
         return SliceRunner(

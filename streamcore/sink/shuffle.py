@@ -8,7 +8,8 @@ Wire format: msgpack, arrays all the way (the order of the fields below is the f
 A chunk holds one slice's records for one partition, in order, as columns: `keys` a list of str, int or bytes as they
 are (kind 0), or of order-preserving encodings (kind 1, state.keys: every other type); `values` the bytes of the step's
 column codec; `times` milliseconds; `origins` correlation ids. Sequence counts an epoch's frames of one source task from
-0, over all partitions of the shuffle. Nothing in a frame is evaluated; a newer format is refused.
+0, over all partitions of the shuffle. A frame of the stage "" holds no records: it is the marker of a barrier, whose
+number stands in place of the epoch. Nothing in a frame is evaluated; a newer format is refused.
 """
 
 from __future__ import annotations
@@ -90,6 +91,22 @@ def encode_chunks(
 def encode_frame(stage: str, partition: int, lineage: str, epoch: int, sequence: int, chunks: list[bytes]) -> bytes:
     packed = list(map(msgspec.Raw, chunks))
     return _encode(_Packed(FORMAT, stage, partition, lineage, epoch, sequence, None, packed))
+
+
+_MARKER: Final = b"\x98\x01\xa0"
+"""How a marker begins: an array of 8, format 1, a source stage without a name."""
+
+
+def encode_marker(barrier: int) -> bytes:
+    """Barrier `barrier` cuts the shuffle's partition here: a frame of no stage and no records, whose epoch it is."""
+    return _encode(_Packed(FORMAT, "", 0, "", barrier, 0, None, []))
+
+
+def marker_in(data: bytes | None, where: str) -> int | None:
+    """The barrier whose marker a message is; None for a frame of records."""
+    if data is None or not data.startswith(_MARKER):
+        return None
+    return decode_frame(data, where).epoch
 
 
 def cut(chunks: list[bytes]) -> list[list[bytes]]:

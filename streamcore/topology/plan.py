@@ -147,6 +147,10 @@ def shuffle_topic(job: str, step: str) -> str:
     return f"{job}.shuffle.{step}"
 
 
+def control_topic(job: str) -> str:
+    return f"{job}.control"
+
+
 def journal_topic(job: str, stage: str) -> str:
     return f"{job}.journal.{stage}"
 

@@ -101,16 +101,16 @@ class Rates:
     """The share of runs that meet a fault of STOPPING_KINDS."""
 
     @classmethod
-    def drawn(cls, random: Random) -> Rates:
+    def drawn(cls, draw: Random) -> Rates:
         """A seed's own: some runs see everything, some two or three kinds and often, some one point."""
-        way = random.random()
+        way = draw.random()
         if way < 0.3:
             return cls(stopping=0.05)
         if way < 0.45:
-            return cls(0.0, 0.25, 0.0, only_point=random.choice(POINTS))
-        kinds = random.sample(ALL_KINDS, random.choice((1, 2, 2, 3)))
-        calls, points = random.choice((0.004, 0.02, 0.05)), random.choice((0.0, 0.02, 0.1))
-        return cls(calls, points, random.choice((2.0, 6.0)), frozenset(kinds))
+            return cls(0.0, 0.25, 0.0, only_point=draw.choice(POINTS))
+        kinds = draw.sample(ALL_KINDS, draw.choice((1, 2, 2, 3)))
+        calls, points = draw.choice((0.004, 0.02, 0.05)), draw.choice((0.0, 0.02, 0.1))
+        return cls(calls, points, draw.choice((2.0, 6.0)), frozenset(kinds))
 
 
 @dataclass

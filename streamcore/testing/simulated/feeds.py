@@ -38,7 +38,7 @@ class Disturbance:
 
 
 def feedings(
-    topic: str, events: Sequence[Event], over_s: float, disturbance: Disturbance, random: Random
+    topic: str, events: Sequence[Event], over_s: float, disturbance: Disturbance, draw: Random
 ) -> list[Feeding]:
     """All events at even distances within `over_s`, disturbed; a timestamp is when it happened, not when it came."""
     step_s = over_s / max(1, len(events))
@@ -46,10 +46,10 @@ def feedings(
     for i, event in enumerate(events):
         happened_s = i * step_s
         time_ms = START_MS + int(happened_s * 1000)
-        late_s = random.uniform(0, disturbance.late_s) if disturbance.late_s else 0.0
+        late_s = draw.uniform(0, disturbance.late_s) if disturbance.late_s else 0.0
         coming.append((happened_s + late_s, i, event, time_ms))
-        if random.random() < disturbance.duplicates:
-            again_s = random.expovariate(2 / AGAIN_S)
+        if draw.random() < disturbance.duplicates:
+            again_s = draw.expovariate(2 / AGAIN_S)
             coming.append((happened_s + late_s + again_s, i, event, time_ms))
     coming.sort(key=lambda item: item[:2])
     return [_batch(topic, batch) for batch in _batches(coming, step_s * 4)]

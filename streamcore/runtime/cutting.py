@@ -1,0 +1,194 @@
+"""A worker's part in barriers: following the control topic, cutting its tasks, checkpointing and holding them.
+
+    follow    read what was said; a checkpoint that is stored will be named by the task's next commit
+    wanted    which tasks must commit now though nothing else would: to cut, to name a checkpoint, to coordinate
+    words     what a task's transaction says on the control topic
+    settled   after a commit: what was cut is checkpointed, what was said is heard
+
+Invariants: a task is checkpointed at the epoch of its cut and at no other, before it is fed again; it names a
+checkpoint only after the last byte of it is stored (law 7); what the coordinator said counts once it is committed.
+
+Processing thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from streamcore import limits
+from streamcore.clock import Clock
+from streamcore.log.port import Log, Reader
+from streamcore.runtime.barriers import Barriers
+from streamcore.runtime.control import Cut, Stored, decode, encode
+from streamcore.runtime.coordinator import Coordinator, Decision
+from streamcore.runtime.task import Task
+from streamcore.topology.plan import control_topic
+from streamcore.types import Epoch, Offset, Partition, TaskId, TopicPartition
+
+logger = logging.getLogger(__name__)
+
+Message = tuple[TopicPartition, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpointed:
+    """A checkpoint whose last byte is stored."""
+
+    task: TaskId
+    barrier: int | None
+    epoch: Epoch
+    manifest: str
+
+
+class Checkpointer(Protocol):
+    """Makes checkpoints beside the processing thread."""
+
+    def begin(self, task: Task, barrier: int | None) -> None:
+        """Of the task as it stands, just committed: its files are taken now, and uploaded later."""
+        ...
+
+    def done(self) -> list[Checkpointed]:
+        """Since the last call; a failed one has been told of, and is none."""
+        ...
+
+    def named(self, task: Task) -> None:
+        """The task's commit names its newest checkpoint: what only older ones need may go (law 8)."""
+        ...
+
+    def drop(self) -> None:
+        """The tasks are let go: what is under way is for nobody."""
+        ...
+
+
+class Cutting:
+    def __init__(
+        self,
+        control: TopicPartition,
+        log: Log,
+        barriers: Barriers,
+        coordinator: Coordinator,
+        checkpointer: Checkpointer,
+        clock: Clock,
+        tasks: Callable[[], Iterable[Task]],
+    ) -> None:
+        """`tasks`: those that run."""
+        self._control = control
+        self._log = log
+        self.barriers = barriers
+        self._coordinator = coordinator
+        self._checkpointer = checkpointer
+        self._clock = clock
+        self._tasks = tasks
+        self._reader: Reader | None = None
+        self._due_s = 0.0
+        self._decision: Decision | None = None
+
+    # --- 1 follow -------------------------------------------------------------------------------------------------
+
+    def follow(self) -> None:
+        """Raises what the log raises, StateMismatch for a newer version's words."""
+        now_s = self._clock.monotonic_s()
+        if now_s < self._due_s:
+            return
+        is_open = self.barriers.open is not None
+        self._due_s = now_s + (limits.CONTROL_INTERVAL_OPEN_S if is_open else limits.CONTROL_INTERVAL_S)
+        self._read()
+        for done in self._checkpointer.done():
+            self._take(done)
+
+    def caught_up(self) -> bool:
+        """Whether the control topic has been read to its stable end, as a takeover must before its tasks run."""
+        reader = self._read()
+        return self._control in reader.ended()
+
+    def _read(self) -> Reader:
+        if self._reader is None:
+            self._reader = self._log.reader({self._control: Offset(0)})
+        for run in self._reader.poll(limits.POLL_RECORDS, 0.0):
+            for offset, value in zip(run.offsets, run.values, strict=True):
+                said = decode(value or b"", f"{run.tp} at offset {offset}")
+                if said is not None:
+                    self.barriers.hear(said)
+        return self._reader
+
+    def _take(self, done: Checkpointed) -> None:
+        task = next((task for task in self._tasks() if task.id == done.task), None)
+        if task is None:
+            return
+        task.checkpoint = done.manifest
+        task.to_say = Stored(done.barrier, done.task.stage, done.task.partition, done.epoch, done.manifest)
+
+    # --- 2 wanted -------------------------------------------------------------------------------------------------
+
+    def wanted(self) -> list[Task]:
+        """Marks the tasks that have to cut now, and gives all that have to commit whether or not they were fed."""
+        found: list[Task] = []
+        self._decision = None
+        for task in self._tasks():
+            if task.cutting is None:
+                task.cutting = self.barriers.must_cut(task.stage, task.cut)
+            if task.id == self._coordinator.task:
+                self._decision = self._coordinator.next()
+            says = task.id == self._coordinator.task and self._decision is not None
+            if says or task.cutting is not None or task.to_say is not None:
+                found.append(task)
+        return found
+
+    # --- 3 words --------------------------------------------------------------------------------------------------
+
+    def words(self, tasks: Sequence[Task], nonce: str) -> list[Message]:
+        """For the transaction of these tasks' epochs."""
+        messages: list[Message] = []
+        for task in tasks:
+            if task.cutting is not None:
+                cut = Cut(task.cutting, task.id.stage, task.id.partition, task.lineage, task.next_epoch, nonce)
+                messages.append((self._control, encode(cut)))
+            if isinstance(task.to_say, Stored):
+                messages.append((self._control, encode(task.to_say)))
+            if task.id == self._coordinator.task and self._decision is not None:
+                messages += self._decision.messages(self._control)
+        return messages
+
+    # --- 4 settled ------------------------------------------------------------------------------------------------
+
+    def settled(self, decided: Sequence[Task]) -> None:
+        """These tasks' epochs are committed, and what they said with them."""
+        decision, self._decision = self._decision, None
+        for task in decided:
+            if task.just_cut is not None:
+                self._checkpointer.begin(task, task.just_cut)
+                task.just_cut = None
+            if task.to_say is not None:
+                task.to_say = None
+                self._checkpointer.named(task)
+            if decision is not None and task.id == self._coordinator.task:
+                for said in decision.said:
+                    logger.info("barrier: %s", said)
+                    self.barriers.hear(said)
+
+    def resumed(self, task: Task) -> None:
+        """The task was taken over with an open cut, and is held: its state is still that of the cut."""
+        barrier = self.barriers.open
+        if barrier is not None and task.cut == barrier.number and task.id not in barrier.stored:
+            self._checkpointer.begin(task, barrier.number)
+
+    def holds(self, task: Task) -> bool:
+        return self.barriers.holds(task.stage, task.cut)
+
+    def drop(self) -> None:
+        """The tasks are let go."""
+        self._decision = None
+        self._checkpointer.drop()
+
+    def close(self) -> None:
+        self.drop()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+def control_partition(job: str) -> TopicPartition:
+    return TopicPartition(control_topic(job), Partition(0))
