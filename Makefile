@@ -5,7 +5,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 N      ?= 4000000
 ROUNDS ?= 3
+MINUTES ?= 25
 SEED   ?=
+REPORT ?=
 
 .PHONY: demo test lint bench chaos clean
 
@@ -24,7 +26,7 @@ bench: $(VENV)/test,bench.ok
 	$(BIN)/python -m benchmarks --records $(N) --rounds $(ROUNDS)
 
 chaos: $(VENV)/test.ok
-	$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache

@@ -1,6 +1,8 @@
-"""`make chaos`: the chaos run with seeds of its own choosing, until one fails.
+"""`make chaos`: chaos runs with seeds of their own choosing, until one fails.
 
-python -m chaos [--kafka HOST:PORT] [--seed N] [--times N]
+python -m chaos [--minutes M] [--times N] [--seed N] [--kafka HOST:PORT] [--report PAGE.md]
+
+Three brokers are started, killed and stopped here; with --kafka, that cluster is used and its brokers are left alone.
 """
 
 from __future__ import annotations
@@ -13,33 +15,42 @@ from contextlib import closing
 from pathlib import Path
 from random import SystemRandom
 
-from chaos.wordcount import run
-from tests.kafka.broker import Given, one
+from chaos import report as page
+from chaos.run import Report, Shape, run
+from chaos.timeline import text
+from tests.kafka.broker import Cluster, Given, Local
+
+BROKERS = 3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kafka", help="a broker that runs; else STREAMCORE_TEST_KAFKA, or one is started")
-    parser.add_argument("--seed", type=int)
+    parser.add_argument("--minutes", type=float, default=Shape().minutes, help="of faults, each run")
     parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--kafka", help="a cluster that runs, on this machine")
+    parser.add_argument("--report", type=Path, help="keep the report here, with its picture beside it")
     given = parser.parse_args()
-    with closing(Given(given.kafka) if given.kafka else one()) as broker:
+    with closing(Given(given.kafka) if given.kafka else Local(BROKERS)) as cluster:
         for _ in range(given.times):
             seed = SystemRandom().randrange(1 << 20) if given.seed is None else given.seed
-            judged(broker.bootstrap, seed)
+            report = judged(cluster, seed, Shape(minutes=given.minutes))
+            if given.report:
+                page.keep(report, given.report, f"python -m chaos --minutes {given.minutes:g}")
+            if not report.ok:
+                sys.exit(1)
 
 
-def judged(kafka: str, seed: int) -> None:
+def judged(cluster: Cluster, seed: int, shape: Shape) -> Report:
     directory = Path(tempfile.mkdtemp(prefix="chaos-"))
-    report = run(kafka, seed, directory, keep=True)
-    if not report.ok:
-        sys.exit(f"{report.explain()}\nthe topics stay; logs and state: {directory}")
-    shutil.rmtree(directory)
-    print(
-        f"seed {seed}: {report.outputs} outputs, nothing lost, nothing repeated, after {report.kills} kills"
-        f" and {report.pauses} pauses in {report.took_s:.0f} s",
-        flush=True,
-    )
+    report = run(cluster, seed, directory, shape, keep=True)
+    print(text(report))
+    if report.ok:
+        shutil.rmtree(directory)
+        print(f"{report.summary()}: nothing lost, nothing repeated", flush=True)
+    else:
+        print(f"{report.explain()}\nlogs and state: {directory}", flush=True)
+    return report
 
 
 if __name__ == "__main__":

@@ -1,22 +1,42 @@
-"""The judge: a plain read_committed consumer, and checks that know nothing of streamcore.
+"""The judge: what must hold of the counted words, and all of the simulator's own checkers that an outsider can run.
 
-Each check takes what was sent and what was read, and returns the problems it found; none means that it holds.
+Each check of the words takes what was sent and what was read, knows nothing of streamcore, and returns the problems it
+found; none means that it holds.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from time import monotonic
-
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec
+from typing import Final
 
 from chaos.events import Event
+from streamcore.testing import judge as shared
+from streamcore.testing.history import History, Record
+from streamcore.testing.judge import Checker, Verdict
 
 SHOWN = 5
+
+COMMITS: Final[tuple[Checker, ...]] = (
+    shared.atomic,
+    shared.epochs_rise_by_one,
+    shared.one_nonce_an_epoch,
+    shared.offsets_never_go_back,
+    shared.state_is_the_fold,
+    shared.local_never_ahead,
+    shared.at_rest,
+)
+
+LEFT_OUT: Final[Mapping[Checker, str]] = {
+    shared.offsets_within_the_assignment: "what the group coordinator had assigned at each commit cannot be read",
+    shared.nothing_after_lost: "when a worker was told that it lost its tasks cannot be read",
+    shared.no_doubtful_producer_again: "how long a worker's calls took cannot be read",
+    shared.buffers_within_bounds: "a worker's buffers cannot be read",
+    shared.watermarks_never_go_back: "this job has no watermark",
+}
+"""Of the checkers that hold for every job, those that would answer "unknown" here, and why."""
 
 
 @dataclass(frozen=True)
@@ -29,53 +49,38 @@ class Output:
     id: str
 
 
-class Reader:
-    """Every committed output, from the topic's beginning on."""
+def verdicts(history: History, sent: Sequence[Event]) -> list[Verdict]:
+    return [*shared.judge(history, COMMITS), *words(history, sent)]
 
-    def __init__(self, kafka: str, topic: str, partitions: int) -> None:
-        self._consumer = Consumer(
-            {
-                "bootstrap.servers": kafka,
-                "group.id": "chaos-judge",
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-                "enable.partition.eof": True,
-            }
-        )
-        self._consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
-        self._unfinished = set(range(partitions))
-        self.outputs: list[Output] = []
 
-    def poll(self, seconds: float) -> None:
-        """Read what comes within `seconds`."""
-        until = monotonic() + seconds
-        while (left := until - monotonic()) > 0:
-            self._take(left)
+def words(history: History, sent: Sequence[Event]) -> list[Verdict]:
+    """The checks of the job's own outputs, as verdicts."""
+    word_of = {event.id: event.word for event in sent}
+    outputs = [as_output(record) for record in history.outputs[f"{history.job}.counts"]]
+    fed = Counter(event.id for event in sent)
+    stand = Counter(id_of(record) for record in history.inputs[f"{history.job}.words"])
+    checks = {
+        "the input is what was sent": told("records differ", sorted((fed - stand) + (stand - fed))),
+        "nothing is lost": nothing_lost(word_of, outputs),
+        "nothing is repeated": nothing_repeated(outputs),
+        "nothing is invented": nothing_invented(word_of, outputs),
+        "every word is counted in order": counted_in_order(word_of, outputs),
+        "no record is a dead letter": told("dead letters", history.outputs[f"{history.job}.dead"]),
+    }
+    return [Verdict(check, not wrong, "; ".join(wrong)) for check, wrong in checks.items()]
 
-    def to_the_end(self, bound_s: float) -> list[Output]:
-        """All that stands there now. Raises TimeoutError: an open transaction holds the end back, or no broker."""
-        until = monotonic() + bound_s
-        while self._unfinished:
-            if monotonic() > until:
-                raise TimeoutError(f"partitions {self._unfinished} could not be read to their end in {bound_s:.0f} s")
-            self._take(0.2)
-        return self.outputs
 
-    def _take(self, seconds: float) -> None:
-        for message in self._consumer.consume(2_000, min(seconds, 0.2)):
-            partition = int(message.partition() or 0)
-            if error := message.error():
-                if error.code() != KafkaError._PARTITION_EOF:
-                    raise KafkaException(error)
-                self._unfinished.discard(partition)
-                continue
-            value = json.loads(message.value() or b"")
-            key = (message.key() or b"").decode()
-            offset = int(message.offset() or 0)
-            self.outputs.append(Output(partition, offset, key, value["word"], value["count"], value["id"]))
+def id_of(record: Record) -> str:
+    try:
+        return json.loads(record.value or b"")["id"]
+    except ValueError:
+        return repr(record.value)
 
-    def close(self) -> None:
-        self._consumer.close()
+
+def as_output(record: Record) -> Output:
+    value = json.loads(record.value or b"")
+    key = (record.key or b"").decode()
+    return Output(record.tp.partition, record.offset, key, value["word"], value["count"], value["id"])
 
 
 def judged(sent: Iterable[Event], outputs: list[Output]) -> list[str]:
@@ -116,33 +121,7 @@ def counted_in_order(word_of: dict[str, str], outputs: list[Output]) -> list[str
     return told("words are counted wrongly", wrong)
 
 
-def no_open_transaction(kafka: str, prefix: str) -> list[str]:
-    """On every partition of the run's topics and of the offsets topic, what is stable is all there is."""
-    admin = AdminClient({"bootstrap.servers": kafka})
-    topics = admin.list_topics(timeout=10).topics
-    tps = [
-        TopicPartition(name, partition)
-        for name, topic in topics.items()
-        if name.startswith(prefix) or name == "__consumer_offsets"
-        for partition in topic.partitions
-    ]
-    stable, high = (
-        ends(admin, tps, level) for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)
-    )
-    open_ones = [
-        f"{topic}[{p}]: stable {stable[topic, p]} of {end}"
-        for (topic, p), end in high.items()
-        if stable[topic, p] != end
-    ]
-    return told("partitions have an open transaction", open_ones)
-
-
-def ends(admin: AdminClient, tps: list[TopicPartition], level: IsolationLevel) -> dict[tuple[str, int], int]:
-    answers = admin.list_offsets({tp: OffsetSpec.latest() for tp in tps}, isolation_level=level, request_timeout=10)
-    return {(tp.topic, tp.partition): answer.result(10).offset for tp, answer in answers.items()}
-
-
-def told(what: str, wrong: list[object] | list[str] | list[Output]) -> list[str]:
+def told(what: str, wrong: Sequence[object]) -> list[str]:
     if not wrong:
         return []
     return [f"{len(wrong)} {what}: {', '.join(map(str, wrong[:SHOWN]))}{', …' if len(wrong) > SHOWN else ''}"]

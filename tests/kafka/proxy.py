@@ -16,7 +16,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 PRODUCE = 0
 FETCH = 1
@@ -79,13 +79,15 @@ class Proxy:
         self._listener = socket.create_server((host, 0))
         self._port: int = self._listener.getsockname()[1]
         self.bootstrap = f"{host}:{self._port}"
-        self._theirs = host.encode() + struct.pack(">i", int(port))
-        self._ours = host.encode() + struct.pack(">i", self._port)
+        self._renamed = {_address(broker): _address(self.bootstrap)}
         self._lock = threading.Lock()
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._holds: list[Held] = []
         self._delays_s: dict[int, float] = {}
+        self._slow_s = 0.0
         self._refusing = False
+        self._flowing = threading.Event()
+        self._flowing.set()
         self._closed = threading.Event()
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
@@ -101,6 +103,19 @@ class Proxy:
         with self._lock:
             self._delays_s[api] = seconds
 
+    def rename(self, others: Mapping[str, str]) -> None:
+        """Of a cluster: the addresses of its other brokers, and those of their proxies. Before the first client."""
+        self._renamed |= {_address(theirs): _address(ours) for theirs, ours in others.items()}
+
+    def slow(self, seconds: float) -> None:
+        """Every request and every answer, from now on; 0: none."""
+        with self._lock:
+            self._slow_s = seconds
+
+    def stall(self) -> None:
+        """Nothing passes, and nobody is told: as with a pulled cable. Until `restore`."""
+        self._flowing.clear()
+
     def cut(self) -> None:
         """Ends every connection, and refuses new ones until `restore`."""
         with self._lock:
@@ -112,9 +127,11 @@ class Proxy:
     def restore(self) -> None:
         with self._lock:
             self._refusing = False
+        self._flowing.set()
 
     def close(self) -> None:
         self._closed.set()
+        self._flowing.set()
         self.cut()
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
@@ -140,6 +157,7 @@ class Proxy:
             for each in (client, broker):
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
+                self._pairs = [pair for pair in self._pairs if pair[0].fileno() >= 0]
                 self._pairs.append((client, broker))
             kinds: dict[int, int] = {}
             for target in (self._requests, self._responses):
@@ -155,9 +173,10 @@ class Proxy:
                 if held is not None:
                     continue
                 with self._lock:
-                    delay_s = self._delays_s.get(api, 0.0)
+                    delay_s = self._delays_s.get(api, 0.0) + self._slow_s
                 if delay_s:
                     self._closed.wait(delay_s)
+                self._flowing.wait()
                 kinds[correlation] = api
                 broker.sendall(struct.pack(">i", len(frame)) + frame)
         except OSError:
@@ -170,7 +189,11 @@ class Proxy:
             while (frame := _read_frame(broker)) is not None:
                 (correlation,) = struct.unpack_from(">i", frame)
                 if kinds.pop(correlation, None) in _WITH_ADDRESSES:
-                    frame = frame.replace(self._theirs, self._ours)
+                    for theirs, ours in self._renamed.items():
+                        frame = frame.replace(theirs, ours)
+                if self._slow_s:
+                    self._closed.wait(self._slow_s)
+                self._flowing.wait()
                 client.sendall(struct.pack(">i", len(frame)) + frame)
         except OSError:
             pass  # either side went: both end below
@@ -185,6 +208,12 @@ class Proxy:
                     held.caught(frame)
                     return held
         return None
+
+
+def _address(bootstrap: str) -> bytes:
+    """As it stands in answers: the host's bytes, then the port."""
+    host, _, port = bootstrap.partition(":")
+    return host.encode() + struct.pack(">i", int(port))
 
 
 def _read_frame(source: socket.socket) -> bytes | None:

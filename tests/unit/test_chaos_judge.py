@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 from chaos.events import Event, events
-from chaos.judge import Output, judged
+from chaos.faults import PER_MINUTE, planned
+from chaos.judge import COMMITS, LEFT_OUT, Output, judged
+from streamcore.testing.judge import ALWAYS
 
 SENT = [Event("e1", "u", "tea", 0), Event("e2", "u", "milk", 1), Event("e3", "u", "tea", 2), Event("e1", "u", "tea", 0)]
 RIGHT = [
@@ -58,3 +61,15 @@ def test_what_is_fed_has_the_promised_number_of_copies_and_is_the_same_for_a_see
     assert len({event.id for event in fed}) == 950
     assert [event.id for event in fed] != sorted(event.id for event in fed)
     assert fed == events(seed=3, count=1_000, copies=0.05, first_ms=0)
+
+
+def test_every_checker_that_holds_for_all_jobs_is_run_or_left_out_with_a_reason() -> None:
+    assert {*COMMITS, *LEFT_OUT} == set(ALWAYS)
+    assert not {*COMMITS} & {*LEFT_OUT}
+
+
+def test_the_plan_of_faults_is_the_seeds_and_has_every_kind() -> None:
+    plan = planned(Random(7), 1.0, PER_MINUTE)
+    assert plan == planned(Random(7), 1.0, PER_MINUTE)
+    assert {kind for _, kind in plan} == set(PER_MINUTE)
+    assert all(0 < at < 60 for at, _ in plan)

@@ -1,0 +1,1 @@
+"""Game days: one planned fault each, looked at: `python -m chaos.gamedays.NAME`. README.md has what was seen."""
