@@ -43,6 +43,18 @@ class JournalFrame:
 
 
 @dataclass(frozen=True, slots=True)
+class Shuffled:
+    """A message that stands in a shuffle's partition: a source task's frame, or a barrier's marker."""
+
+    tp: TopicPartition
+    offset: int
+    source: TaskId | None
+    """None: a marker."""
+    epoch: int
+    """Of the source task; of a marker the barrier."""
+
+
+@dataclass(frozen=True, slots=True)
 class OffsetTold:
     """An offset with metadata, as one decided transaction committed it."""
 
@@ -156,6 +168,10 @@ class History:
     events: list[Event] | None = None
     states: list[TaskState] | None = None
     levels: list[Level] | None = None
+    shuffled: list[Shuffled] | None = None
+    """In the order of each partition; what was trimmed is missing at the beginning."""
+    barriers: list[tuple[int, str]] | None = None
+    """What the control topic says last of each barrier: `open`, `complete`, `abandoned`."""
     cut_short: bool = False
     """The job was stopped by name, as it had to be: what it had not come to is not missing."""
     watermarks: dict[TaskId, list[int]] | None = None

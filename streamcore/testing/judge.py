@@ -350,6 +350,39 @@ def at_rest(history: History) -> Verdict:
     return _verdict(name, wrong)
 
 
+# --- barriers -------------------------------------------------------------------------------------------------------
+
+
+def barriers_align(history: History) -> Verdict:
+    """In each partition of a shuffle: before a marker nothing from after the sources' cuts, behind it nothing from
+    before them."""
+    name = "barriers cut along one line"
+    if history.shuffled is None:
+        return Verdict(name, None, "the shuffles were not read")
+    cuts: dict[tuple[TaskId, int], int] = {}
+    for task, frames in history.frames.items():
+        for placed in frames:
+            if placed.frame.cut is not None:
+                cuts.setdefault((task, placed.frame.cut), placed.frame.epoch)
+    wrong: list[str] = []
+    marked: defaultdict[TopicPartition, dict[int, int]] = defaultdict(dict)
+    for message in history.shuffled:
+        if message.source is None:
+            marked[message.tp].setdefault(message.epoch, message.offset)
+    for message in history.shuffled:
+        if message.source is None:
+            continue
+        for barrier, at in marked[message.tp].items():
+            cut = cuts.get((message.source, barrier))
+            if cut is not None and (message.offset < at) != (message.epoch <= cut):
+                side = "before" if message.offset < at else "behind"
+                wrong.append(
+                    f"{message.tp} offset {message.offset}: epoch {message.epoch} of {message.source} stands {side} "
+                    f"the marker of barrier {barrier}, for which it cut at epoch {cut}"
+                )
+    return _verdict(name, wrong)
+
+
 ALWAYS: Final[tuple[Checker, ...]] = (
     state_is_the_fold,
     local_never_ahead,

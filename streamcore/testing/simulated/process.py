@@ -19,6 +19,7 @@ from streamcore.log.local.log import LocalLog
 from streamcore.log.local.wire import Request
 from streamcore.log.port import Listener
 from streamcore.observe.metrics import Metrics
+from streamcore.runtime.cutting import Checkpointer
 from streamcore.runtime.worker import Worker, WorkerSettings
 from streamcore.state.store import EpochMark
 from streamcore.testing.history import DoubtfulCall
@@ -60,19 +61,22 @@ class Process:
         self._late: defaultdict[str, list[Callable[[], Any]]] = defaultdict(list)
         self._producer = (-1, -1)
 
-    def run(self, plan: Plan, seed: str, partitions: int) -> None:
+    def run(
+        self, plan: Plan, seed: str, partitions: int, checkpointer: Checkpointer | None = None, every_s: float = 2.0
+    ) -> None:
         """The actor's body. Raises what the worker raises."""
         entropy = SeededEntropy(int.from_bytes(Random(f"{seed}/{self.name}").randbytes(8), "big"))
         log = _Log(self._broker, self.clock, self, Random(f"{seed}/{self.name}/log"))
         self.worker = Worker(
             plan,
             log,
-            WorkerSettings(slot=Slot(self.slot), auto_partitions=partitions),
+            WorkerSettings(slot=Slot(self.slot), auto_partitions=partitions, checkpoint_interval_s=every_s),
             clock=self.clock,
             entropy=entropy,
             metrics=shared_metrics(),
             stores=SimulatedStores(self.disk, self.port, self._applied),
             probe=self.probe,
+            checkpointer=checkpointer,
         )
         self.worker.run(between=self._turned)
 

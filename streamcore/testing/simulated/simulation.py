@@ -12,7 +12,7 @@ Everything happens in the calling thread and in simulated time; the same seed gi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,17 +26,20 @@ from streamcore.log.local.log import LocalLog
 from streamcore.log.local.wire import DirectWire
 from streamcore.log.port import Headers
 from streamcore.operators.batch import CORRELATION_HEADER
+from streamcore.runtime.control import Abandon, Complete, Start, decode
+from streamcore.runtime.cutting import Checkpointer
 from streamcore.runtime.points import Crash
 from streamcore.runtime.recover import plan_recovery, recover
+from streamcore.sink.shuffle import decode_frame
 from streamcore.state.frames import FrameAssembler
 from streamcore.state.store import EpochMark
-from streamcore.testing.history import History, JournalFrame, Level, OffsetTold, Record, TaskState
+from streamcore.testing.history import History, JournalFrame, Level, OffsetTold, Record, Shuffled, TaskState
 from streamcore.testing.simulated.disk import Disk, MemoryDisk, RocksDisk
 from streamcore.testing.simulated.faults import Injection, Schedule
 from streamcore.testing.simulated.process import Process
 from streamcore.testing.simulated.recorder import RecordingBroker
 from streamcore.testing.simulated.scheduler import Scheduler, SimulatedClock
-from streamcore.topology.plan import Plan
+from streamcore.topology.plan import Plan, control_topic
 from streamcore.types import Offset, Partition, TaskId, TopicPartition
 
 REST_S: Final = 150.0
@@ -70,8 +73,11 @@ class Simulation:
         partitions: int = 2,
         horizon_s: float = 10.0,
         rocks: Path | None = None,
+        checkpoints: Callable[[Process], Checkpointer] | None = None,
+        checkpoint_every_s: float = 2.0,
     ) -> None:
-        """`rocks`: local state on the real RocksDB, under this directory."""
+        """`checkpoints` gives each worker what makes its checkpoints: with it the job has barriers.
+        `rocks`: local state on the real RocksDB, under this directory."""
         self.scheduler = Scheduler(f"{seed}/order")
         self.broker = RecordingBroker(self.scheduler, seed, partitions)
         self._plan = plan
@@ -82,6 +88,8 @@ class Simulation:
         self._partitions = partitions
         self._horizon_s = horizon_s
         self._rocks = rocks
+        self._checkpoints = checkpoints
+        self.checkpoint_every_s = checkpoint_every_s
         self._clock = SimulatedClock(self.scheduler, lambda: None)
         self._log = LocalLog(self.broker, self._clock, DirectWire(), Random(f"{seed}/log"))
         self._slots: dict[int, Process] = {}
@@ -192,7 +200,8 @@ class Simulation:
     def _body(self, process: Process) -> None:
         told = ""
         try:
-            process.run(self._plan, self._seed, self._partitions)
+            checkpointer = None if self._checkpoints is None else self._checkpoints(process)
+            process.run(self._plan, self._seed, self._partitions, checkpointer, self.checkpoint_every_s)
             what = "ended"
         except Crash:
             raise
@@ -396,6 +405,9 @@ class Simulation:
         for tp, at in (broker.committed(plan.job, tps, stable=False) or {}).items():
             history.committed[tp] = OffsetTold(tp, at.offset, metadata.decode(at.metadata, str(tp)))
         history.states = self._states(owners)
+        if self._checkpoints is not None:
+            history.shuffled = self._shuffled()
+            history.barriers = self._barriers()
         return history
 
     def _read(self, topic: str) -> list[Record]:
@@ -414,6 +426,29 @@ class Simulation:
                     )
                 ]
         return records
+
+    def _shuffled(self) -> list[Shuffled]:
+        found: list[Shuffled] = []
+        for stage in self._plan.stages:
+            for record in self._read(stage.topic) if stage.is_shuffle else ():
+                frame = decode_frame(record.value or b"", str(record.tp))
+                source = TaskId(frame.stage, Partition(frame.partition)) if frame.stage else None
+                found.append(Shuffled(record.tp, record.offset, source, frame.epoch))
+        return found
+
+    def _barriers(self) -> list[tuple[int, str]]:
+        states: dict[int, str] = {}
+        for record in self._read(control_topic(self._plan.job)):
+            match decode(record.value or b"", str(record.tp)):
+                case Start() as said:
+                    states[said.barrier] = "open"
+                case Complete() as said:
+                    states[said.barrier] = "complete"
+                case Abandon() as said:
+                    states[said.barrier] = "abandoned"
+                case _:
+                    pass
+        return list(states.items())
 
     def _frames(self, task: TaskId) -> list[JournalFrame]:
         assembler = FrameAssembler(str(task), chained=False)
