@@ -3,12 +3,14 @@
     StreamcoreError
     ├── RetryError            transient: the same call may succeed later; the caller retries within a bound
     │   ├── LogUnavailable        no broker answers, or not in time; nothing was decided
-    │   └── OutcomeUnknown        a commit or send_offsets whose answer did not come: it may have happened
+    │   ├── OutcomeUnknown        a commit or send_offsets whose answer did not come: it may have happened
+    │   └── CheckpointStoreUnavailable  the checkpoint store does not answer, or not in time
     ├── RebuildError          something of ours is spoilt; throw it away, build it anew, go on
     │   ├── TransactionAborted    this transaction cannot commit: abort, seek back, drop the overlay
     │   ├── ProducerFenced        the transactional producer is dead: a new one; membership decides what then
     │   ├── MembershipChanged     generation or member id is not the one the tasks were assigned under
-    │   └── StateDamaged          local state cannot be read or does not agree with itself
+    │   ├── StateDamaged          local state cannot be read or does not agree with itself
+    │   └── CheckpointDamaged     a manifest or an object of a checkpoint is missing, or not what its hash says
     ├── StepAsideError        somebody newer has our place: leave without touching anything; not restarted
     │   └── SlotTaken             another member joined with this slot
     └── StopError             a person must act; the message says how
@@ -21,6 +23,7 @@
         ├── OffsetsLost           offsets and journal contradict each other
         ├── StateMismatch         saved state and the code do not fit
         ├── StateDirError         the state directory is in use, unwritable, full, another job's, a newer version's
+        ├── CheckpointStoreError  the checkpoint store refuses: credentials, no bucket, read-only, full, another job's
         └── InvariantBroken       a law does not hold: a bug in streamcore, and never something to go on from
 
 Exit codes follow the remedy: 0 done, 2 usage (typer's), 10 stop, 11 step aside, 12 rebuild (restart), 13 retry
@@ -63,6 +66,9 @@ class LogUnavailable(RetryError): ...
 class OutcomeUnknown(RetryError): ...
 
 
+class CheckpointStoreUnavailable(RetryError): ...
+
+
 class RebuildError(StreamcoreError):
     exit_code = EXIT_REBUILD
 
@@ -77,6 +83,9 @@ class MembershipChanged(RebuildError): ...
 
 
 class StateDamaged(RebuildError): ...
+
+
+class CheckpointDamaged(RebuildError): ...
 
 
 class StepAsideError(StreamcoreError):
@@ -115,6 +124,9 @@ class StateMismatch(StopError): ...
 
 
 class StateDirError(StopError): ...
+
+
+class CheckpointStoreError(StopError): ...
 
 
 class InvariantBroken(StopError): ...

@@ -1,4 +1,4 @@
-"""A real Kafka for every test that asks: one for the session, found or started, never skipped."""
+"""A real Kafka and a real S3-compatible store for every test that asks: one for the session, never skipped."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.checkpoint.s3 import S3Server
 from tests.kafka import broker
 from tests.kafka.jars import Unavailable
 
@@ -33,3 +34,11 @@ def brokers() -> Iterator[Callable[[int], broker.Local]]:
     yield make
     for cluster in made:
         cluster.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """Shared: buckets are to be unique."""
+    server = S3Server()
+    yield server
+    server.close()
