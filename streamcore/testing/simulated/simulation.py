@@ -26,8 +26,8 @@ from streamcore.log.local.log import LocalLog
 from streamcore.log.local.wire import DirectWire
 from streamcore.log.port import Headers
 from streamcore.operators.batch import CORRELATION_HEADER
+from streamcore.runtime.checkpoints import Checkpointing
 from streamcore.runtime.control import Abandon, Complete, Start, decode
-from streamcore.runtime.cutting import Checkpointer
 from streamcore.runtime.points import Crash
 from streamcore.runtime.recover import plan_recovery, recover
 from streamcore.sink.shuffle import decode_frame
@@ -44,6 +44,8 @@ from streamcore.types import Offset, Partition, TaskId, TopicPartition
 
 REST_S: Final = 150.0
 """Simulated time in which a healed job must come to rest: sessions, transactions and outages time out within it."""
+REST_CALLS: Final = 10_000
+"""And port calls: a job that does the same again and again, at full speed, is not at rest either. (Some 400 are made, 2,000 at most.)"""
 LOOK_EVERY_S: Final = 0.25
 RESTART_S: Final = 0.5
 RECOVERY_S: Final = 12.0
@@ -73,7 +75,7 @@ class Simulation:
         partitions: int = 2,
         horizon_s: float = 10.0,
         rocks: Path | None = None,
-        checkpoints: Callable[[Process], Checkpointer] | None = None,
+        checkpoints: Callable[[Process], Checkpointing] | None = None,
         checkpoint_every_s: float = 2.0,
     ) -> None:
         """`checkpoints` gives each worker what makes its checkpoints: with it the job has barriers.
@@ -105,6 +107,8 @@ class Simulation:
         """What any store has taken, and whose."""
         self._expired = self._recreated = False
         self._quiet = 0
+        self._calls_made = 0
+        self._calls_at_heal = 0
         self.cut_short = False
 
     # --- the run --------------------------------------------------------------------------------------------------
@@ -129,6 +133,8 @@ class Simulation:
         self.scheduler.at(self._horizon_s, self._heal)
         try:
             self.scheduler.run(self._horizon_s + REST_S, self._enough)
+            if self._quiet < 2 and not self.cut_short:
+                self._stops.append("the job does not come to rest")
             owners = {task: p for p in self._slots.values() if self._lives_now(p) for task in self._tasks_of(p)}
         finally:
             self.scheduler.end()
@@ -140,10 +146,14 @@ class Simulation:
         return [stage.topic for stage in self._plan.stages if not stage.is_shuffle]
 
     def _enough(self) -> bool:
-        return self._quiet >= 2 or self.cut_short
+        return self._quiet >= 2 or self.cut_short or self._tireless()
+
+    def _tireless(self) -> bool:
+        return self._calls_at_heal > 0 and self._calls_made - self._calls_at_heal > REST_CALLS
 
     def _heal(self) -> None:
         self._schedule.over = True
+        self._calls_at_heal = self._calls_made
         self.broker.heal()
         for process in self._processes:
             if process.actor is not None:
@@ -200,8 +210,8 @@ class Simulation:
     def _body(self, process: Process) -> None:
         told = ""
         try:
-            checkpointer = None if self._checkpoints is None else self._checkpoints(process)
-            process.run(self._plan, self._seed, self._partitions, checkpointer, self.checkpoint_every_s)
+            checkpointing = None if self._checkpoints is None else self._checkpoints(process)
+            process.run(self._plan, self._seed, self._partitions, checkpointing, self.checkpoint_every_s)
             what = "ended"
         except Crash:
             raise
@@ -236,6 +246,7 @@ class Simulation:
     # --- faults -----------------------------------------------------------------------------------------------------
 
     def fault_at_call(self, process: Process, request: str) -> Injection | None:
+        self._calls_made += 1
         self._calls[process.slot] += 1
         return self._schedule.at_call(process.slot, self._calls[process.slot], request)
 
