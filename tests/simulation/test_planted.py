@@ -1,0 +1,32 @@
+"""Each planted bug is found again, by the seed that found it first; without the bug, that seed finds nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.simulation.hunt import FOUND, MOST
+from tests.simulation.planted import BUGS, planted
+from tests.simulation.runs import run
+
+AT = json.loads(FOUND.read_text())
+
+
+def test_every_planted_bug_was_found() -> None:
+    assert list(AT) == list(BUGS)
+    assert all(at["seeds"] <= MOST for at in AT.values())
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_the_simulator_finds(name: str) -> None:
+    at = AT[name]
+    with planted(BUGS[name]):
+        outcome = run(at["topology"], at["seed"])
+    assert at["checker"] in [verdict.checker for verdict in outcome.wrong if verdict.holds is False]
+
+
+@pytest.mark.parametrize("name", BUGS)
+def test_without_the_bug_nothing_is_wrong(name: str) -> None:
+    outcome = run(AT[name]["topology"], AT[name]["seed"])
+    assert not outcome.wrong, outcome.told()
