@@ -1,8 +1,8 @@
-"""Many seeds on all cores: `make seeds N=10000`, or `python -m tests.simulation.seeds N [--state FILE] [--processes P]`.
+"""Many seeds on all cores: `make seeds N=10000`, or `python -m tests.simulation.seeds N`.
 
 Seed i runs on topology i modulo their number, each tenth of a topology's on the real RocksDB. What is done is written
 down as it goes, so that a run that is stopped goes on where it was; failures are listed at the end and make the exit
-code 1. `--from` begins at another seed than 0.
+code 1. `--from` begins at another seed than 0, `--state` names the file, `--processes` says how many at once.
 """
 
 from __future__ import annotations
