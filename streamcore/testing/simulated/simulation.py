@@ -26,8 +26,8 @@ from streamcore.log.local.log import LocalLog
 from streamcore.log.local.wire import DirectWire
 from streamcore.log.port import Headers
 from streamcore.operators.batch import CORRELATION_HEADER
-from streamcore.runtime.checkpoints import Checkpointing
 from streamcore.runtime.control import Abandon, Complete, Start, decode
+from streamcore.runtime.cutting import Checkpointer
 from streamcore.runtime.points import Crash
 from streamcore.runtime.recover import plan_recovery, recover
 from streamcore.sink.shuffle import decode_frame
@@ -75,7 +75,7 @@ class Simulation:
         partitions: int = 2,
         horizon_s: float = 10.0,
         rocks: Path | None = None,
-        checkpoints: Callable[[Process], Checkpointing] | None = None,
+        checkpoints: Callable[[Process], Checkpointer] | None = None,
         checkpoint_every_s: float = 2.0,
     ) -> None:
         """`checkpoints` gives each worker what makes its checkpoints: with it the job has barriers.
@@ -210,8 +210,8 @@ class Simulation:
     def _body(self, process: Process) -> None:
         told = ""
         try:
-            checkpointing = None if self._checkpoints is None else self._checkpoints(process)
-            process.run(self._plan, self._seed, self._partitions, checkpointing, self.checkpoint_every_s)
+            checkpointer = None if self._checkpoints is None else self._checkpoints(process)
+            process.run(self._plan, self._seed, self._partitions, checkpointer, self.checkpoint_every_s)
             what = "ended"
         except Crash:
             raise
