@@ -69,7 +69,7 @@ class DirectoryStore:
         top = self._root / checked_prefix(prefix)
         try:
             if not self._root.is_dir():
-                os.stat(self._root)
+                return self._none_yet()
             for directory, names, files in os.walk(top, onerror=_unless_gone):
                 if directory == str(self._root):
                     names[:] = [name for name in names if name != _NEW]
@@ -91,6 +91,12 @@ class DirectoryStore:
             return
         except OSError as error:
             raise self._mapped(error, f"deleting {key}") from error
+
+    def _none_yet(self) -> list[Stat]:
+        os.stat(self._root.parent)
+        if self._root.exists():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        return []
 
     def _create(self, target: Path, data: bytes) -> bool:
         if target.exists():

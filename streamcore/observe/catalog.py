@@ -172,9 +172,66 @@ PRODUCERS: Final = Spec(
     "Slow transaction coordinator, or a worker that pauses for seconds. Rarely is normal.",
 )
 
+_CHECKPOINT_S: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_PAUSE_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.3, 0.6, 1.2, 2.5, 5.0, 30.0)
+CHECKPOINT_S: Final = Spec(
+    "streamcore_checkpoint_seconds",
+    "histogram",
+    "Time from the start of a checkpoint's upload to its manifest",
+    "The store is slow, or much state changes between two checkpoints: compare with the bytes that were new.",
+    buckets=_CHECKPOINT_S,
+)
+SNAPSHOT_S: Final = Spec(
+    "streamcore_snapshot_seconds",
+    "histogram",
+    "Time a task stands still for the snapshot at its cut (flush and hard links)",
+    "The state directory's disk is slow, or shared with something that writes.",
+    buckets=_PAUSE_S,
+)
+CHECKPOINT_NEW: Final = Spec(
+    "streamcore_checkpoint_new_bytes",
+    "counter",
+    "Bytes of checkpoints that the store did not have",
+    "More state changes, or RocksDB compacts much: the largest step's keys are written again and again.",
+)
+CHECKPOINT_BYTES: Final = Spec(
+    "streamcore_checkpoint_bytes",
+    "gauge",
+    "Bytes of the newest checkpoint of some task, all its files",
+    "State grows: look at the step's keys, and whether anything ever deletes them.",
+)
+CHECKPOINT_FAILED: Final = Spec(
+    "streamcore_checkpoint_failures",
+    "counter",
+    "Checkpoints that did not get to their manifest, by cause",
+    "The store does not answer, refuses or is full. The job goes on, and its journals grow until one succeeds.",
+    ("cause",),
+)
+RESTORE_S: Final = Spec(
+    "streamcore_restore_seconds",
+    "histogram",
+    "Time to restore a task's state from a checkpoint, before the journal's tail is replayed",
+    "Workers come back without their disks, or the store is slow.",
+    buckets=_CHECKPOINT_S,
+)
+BARRIERS: Final = Spec(
+    "streamcore_barriers",
+    "counter",
+    "Barriers that this worker has seen decided: complete or abandoned",
+    "Abandoned ones: a task does not cut, or a checkpoint is not stored in time; the log names it.",
+    ("outcome",),
+)
+HELD_S: Final = Spec(
+    "streamcore_barrier_pause_seconds",
+    "histogram",
+    "Time a task that had cut waited for the markers of the shuffles that it feeds",
+    "A task upstream is late with its cut: a slow slice, a takeover under way, a worker that is away.",
+    buckets=_PAUSE_S,
+)
 CATALOG: Final = (
     RECORDS_IN, RECORDS_OUT, LAG, TASKS, EPOCHS, ABORTED, UNKNOWN, COMMIT_S, BATCH, OVERLAY, JOURNAL, REPLAY_S,
     REPLAYED, STATE_REBUILT, REBALANCES, DEDUPE, DEAD_LETTERS, SKIPPED, RERUNS, PAUSES, PRODUCERS,
+    CHECKPOINT_S, SNAPSHOT_S, CHECKPOINT_NEW, CHECKPOINT_BYTES, CHECKPOINT_FAILED, RESTORE_S, BARRIERS, HELD_S,
 )  # fmt: skip
 
 

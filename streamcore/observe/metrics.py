@@ -48,6 +48,14 @@ class Metrics:
         self._reruns = self._counter(catalog.RERUNS)
         self._pauses = self._counter(catalog.PAUSES)
         self._producers = self._counter(catalog.PRODUCERS)
+        self._checkpoint_s = self._histogram(catalog.CHECKPOINT_S)
+        self._snapshot_s = self._histogram(catalog.SNAPSHOT_S)
+        self._checkpoint_new = self._counter(catalog.CHECKPOINT_NEW)
+        self._checkpoint_bytes = self._gauge(catalog.CHECKPOINT_BYTES)
+        self._checkpoint_failed = self._counter(catalog.CHECKPOINT_FAILED)
+        self._restore_s = self._histogram(catalog.RESTORE_S)
+        self._barriers = self._counter(catalog.BARRIERS)
+        self._held_s = self._histogram(catalog.HELD_S)
         self._lagging: set[TopicPartition] = set()
         self._recent_commits_s: deque[float] = deque(maxlen=RECENT_COMMITS)
         self.total_in = 0
@@ -132,6 +140,28 @@ class Metrics:
 
     def state_rebuilt(self) -> None:
         self._state_rebuilt.inc()
+
+    # --- barriers and checkpoints -------------------------------------------------------------------------------
+
+    def snapshot(self, seconds: float) -> None:
+        self._snapshot_s.observe(seconds)
+
+    def checkpointed(self, seconds: float, bytes_new: int, bytes_total: int) -> None:
+        self._checkpoint_s.observe(seconds)
+        self._checkpoint_new.inc(bytes_new)
+        self._checkpoint_bytes.set(bytes_total)
+
+    def checkpoint_failed(self, cause: str) -> None:
+        self._checkpoint_failed.labels(cause).inc()
+
+    def restored(self, seconds: float) -> None:
+        self._restore_s.observe(seconds)
+
+    def barrier_decided(self, outcome: str) -> None:
+        self._barriers.labels(outcome).inc()
+
+    def held(self, seconds: float) -> None:
+        self._held_s.observe(seconds)
 
     # --- scraping ---------------------------------------------------------------------------------------------
 

@@ -52,6 +52,12 @@ class RocksStores:
     def close(self) -> None:
         self._lock.close()
 
+    def folder(self, task: TaskId) -> Path:
+        return self._path(task)
+
+    def adopt(self, task: TaskId) -> None:
+        """The directory is the state."""
+
     def _path(self, task: TaskId) -> Path:
         return self._root / f"{task.stage}-{task.partition}"
 

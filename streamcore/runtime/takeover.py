@@ -3,7 +3,8 @@
     1 FENCE    our own id is initialised; the last writers' slots that are no live members are initialised
                by a throwaway producer, so that their open transactions end now
     2 READ     committed offsets with metadata, waiting for undecided transactions
-    3 OPEN     the local store, when lineage and epoch can be the metadata's; else an empty one
+    3 OPEN     the local store, when lineage and epoch can be the metadata's and the journal still reaches back to it;
+               else the newest checkpoint that verifies, at or before the commit; else an empty one
     4 REPLAY   the journal from the store's own frame (whose nonce must be the store's) to the metadata's frame, and on
                to the stable end: a frame that the metadata does not know stops the job
     5 GENESIS  tasks with neither metadata nor frames commit their start offsets first
@@ -20,12 +21,15 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 from streamcore import limits
+from streamcore.checkpoint.manifest import Manifest
+from streamcore.checkpoint.restore import Restored
 from streamcore.clock import Clock, Entropy
 from streamcore.errors import LogUnavailable, MembershipChanged, OffsetsLost, StateDamaged, TopicError
 from streamcore.log import metadata
 from streamcore.log.metadata import Metadata
 from streamcore.log.port import Admin, Committed, Consumer, Log, Reader
 from streamcore.observe.metrics import Metrics
+from streamcore.runtime.checkpoints import Checkpointing, Restoring
 from streamcore.runtime.commit import Committer
 from streamcore.runtime.points import Probe
 from streamcore.runtime.replay import Replay, Verdict
@@ -45,10 +49,11 @@ class Step(Enum):
     FENCE = 1
     READ = 2
     OPEN = 3
-    REPLAY = 4
-    GENESIS = 5
-    START = 6
-    DONE = 7
+    RESTORE = 4
+    REPLAY = 5
+    GENESIS = 6
+    START = 7
+    DONE = 8
 
 
 class Taking:
@@ -62,6 +67,7 @@ class Taking:
         self.offsets: dict[TopicPartition, Offset] = {}
         self.store: Store | None = None
         self.replay: Replay | None = None
+        self.restoring: Restoring | None = None
         self.caught_up = False
 
 
@@ -82,7 +88,9 @@ class Takeover:
         entropy: Entropy,
         metrics: Metrics,
         probe: Probe,
+        checkpointing: Checkpointing | None = None,
     ) -> None:
+        self._checkpointing = checkpointing
         self._plan = plan
         self._log = log
         self._admin = admin
@@ -130,10 +138,14 @@ class Takeover:
                 self._probe("takeover-after-read")
                 self.step = Step.OPEN
             case Step.OPEN:
+                first = self._admin.first_offsets([self._journal(taking) for taking in self._taking])
                 for taking in self._taking:
-                    self._open(taking)
-                self._open_reader()
-                self.step = Step.REPLAY
+                    self._open(taking, first[self._journal(taking)])
+                self.step = Step.RESTORE
+            case Step.RESTORE:
+                if all(self._restored(taking) for taking in self._taking):
+                    self._open_reader()
+                    self.step = Step.REPLAY
             case Step.REPLAY:
                 if self._replay():
                     self._probe("takeover-after-replay")
@@ -154,6 +166,8 @@ class Takeover:
         """The assignment changed, or the worker ends: nothing of this takeover stays open."""
         self._close_reader()
         for taking in self._taking:
+            if taking.restoring is not None:
+                taking.restoring.forsake()
             if taking.store is not None:
                 taking.store.close()
         for task in self._tasks:
@@ -199,13 +213,66 @@ class Takeover:
 
     # --- 3 open, 4 replay -------------------------------------------------------------------------------------
 
-    def _open(self, taking: Taking) -> None:
+    def _open(self, taking: Taking, first: Offset) -> None:
+        """`first`: where the task's journal begins."""
         store, why = self._opened(taking)
+        mark = None if store is None or why else store.mark()
+        if not why and mark is not None and mark.journal < first and self._checkpointing is not None:
+            why = f"it stands at journal offset {mark.journal}, and the journal begins at {first}"
         if why:
-            logger.warning("task %s: local state is not used and rebuilt from the journal: %s", taking.id, why)
+            logger.warning("task %s: local state is not used and rebuilt: %s", taking.id, why)
             store = self._fresh(taking, store, why)
         assert store is not None
         taking.store = store
+        if why or mark is None:
+            self._begin_restore(taking, first)
+
+    def _begin_restore(self, taking: Taking, first: Offset) -> None:
+        """Where a checkpoint is named, or the journal's beginning is gone."""
+        how, told = self._checkpointing, taking.metadata
+        if how is None or told is None or (told.checkpoint is None and not first):
+            return
+        assert taking.store is not None
+        taking.store.close()
+        taking.store = None
+        self._stores.set_aside(taking.id, "restored from a checkpoint")
+        restorer, task, folder = how.restorer(self._clock, self._entropy), taking.id, how.folders.folder(taking.id)
+
+        def accept(manifest: Manifest) -> str | None:
+            return None if manifest.journal >= first else f"the journal begins at {first}, after its {manifest.journal}"
+
+        def restore() -> Restored:
+            return restorer.restore(self._plan.job, task, told.lineage, told.epoch, folder, accept=accept)
+
+        logger.info("task %s: restoring from %s", task, how.store.place)
+        taking.restoring = Restoring(how, task, restore)
+
+    def _restored(self, taking: Taking) -> bool:
+        """True when nothing of the task is being restored any more, and its store is open."""
+        restoring, how = taking.restoring, self._checkpointing
+        if restoring is None or how is None:
+            return True
+        if not restoring.over():
+            return False
+        taking.restoring = None
+        if restoring.error is not None:
+            raise restoring.error
+        found = restoring.value
+        assert isinstance(found, Restored)
+        if found.manifest is not None:
+            how.folders.adopt(taking.id)
+            self._metrics.restored(found.seconds)
+            logger.info("task %s: restored at epoch %d in %.1f s", taking.id, found.manifest.epoch, found.seconds)
+        elif self._admin.first_offsets([self._journal(taking)])[self._journal(taking)] > 0:
+            told = "; ".join(f"{each.key}: {each.why}" for each in found.rejected) or "there is none"
+            raise OffsetsLost(
+                f"task {taking.id}: no checkpoint in {how.store.place} can be restored, and its journal begins after "
+                f"the first epoch ({told})",
+                "make the store whole again (a copy of its objects, the right --checkpoints), or start over with "
+                "`streamcore reset JOB`",
+            )
+        taking.store = self._stores.open(taking.id, [node.name for node in taking.stage.stateful])
+        return True
 
     def _replay_of(self, taking: Taking, store: Store) -> Replay:
         def check(origin: Origin) -> None:
@@ -282,7 +349,7 @@ class Takeover:
             elif tp in ended and taking.replay.ended(self._reader.position(tp)):
                 taking.caught_up = True
         if restart:
-            self._open_reader()
+            self.step = Step.RESTORE
             return False
         if all(taking.caught_up for taking in self._taking):
             self._close_reader()
@@ -303,6 +370,8 @@ class Takeover:
         why = Verdict.FOREIGN.value
         logger.warning("task %s: local state is not used and rebuilt from the journal: %s", taking.id, why)
         taking.store = self._fresh(taking, taking.store, why)
+        journal = self._journal(taking)
+        self._begin_restore(taking, self._admin.first_offsets([journal])[journal])
 
     def _close_reader(self) -> None:
         if self._reader is not None:

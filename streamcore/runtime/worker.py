@@ -40,9 +40,10 @@ from streamcore.errors import (
 from streamcore.log.port import Consumer, Log, Run, TopicInfo
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.barriers import Barriers
+from streamcore.runtime.checkpoints import Checkpointing, Checkpoints
 from streamcore.runtime.commit import Committer
 from streamcore.runtime.coordinator import Coordinator
-from streamcore.runtime.cutting import Checkpointer, Cutting, control_partition
+from streamcore.runtime.cutting import Cutting, control_partition
 from streamcore.runtime.outage import Outage
 from streamcore.runtime.owned import OwnedTasks, Tasks, closing
 from streamcore.runtime.points import Probe, quiet
@@ -98,7 +99,7 @@ class Worker:
         stores: StoreFactory | None = None,
         probe: Probe = quiet,
         watchdog: Watchdog | None = None,
-        checkpointer: Checkpointer | None = None,
+        checkpointing: Checkpointing | None = None,
     ) -> None:
         """Takes the slot's lock (StateDirError) and nothing else; `run` does the rest."""
         self._plan = plan
@@ -109,7 +110,7 @@ class Worker:
         self._metrics = metrics
         self._probe = probe
         self._watchdog = watchdog
-        self._checkpointer = checkpointer
+        self._checkpointing = checkpointing
         self._stores = stores or RocksStores(settings.state_dir, plan.job, settings.slot)
         self._waiting: deque[tuple[Task, Run, int]] = deque()
         self._outage = Outage(clock, entropy)
@@ -198,7 +199,7 @@ class Worker:
 
     @property
     def _has_control(self) -> bool:
-        return self._checkpointer is not None and self._settings.mode == "exactly-once"
+        return self._checkpointing is not None and self._settings.mode == "exactly-once"
 
     def instance(self, slot: Slot) -> str:
         """group.instance.id and transactional.id of a slot."""
@@ -465,18 +466,21 @@ class Worker:
         return Takeover(
             self._plan, tasks, self._log, self._admin, self._consumer, self._committer, self._stores,
             self._runner, self._start, self.instance, self._clock, self._entropy, self._metrics, self._probe,
+            self._checkpointing if self._has_control else None,
         )  # fmt: skip
 
     def _cuts(self, topics: Mapping[str, TopicInfo]) -> Cutting | None:
         """None without a place for checkpoints, and in at-least-once mode, where no transaction says what was cut."""
         plan, settings = self._plan, self._settings
-        if self._checkpointer is None or not self._has_control:
+        how = self._checkpointing
+        if how is None or not self._has_control:
             return None
         partitions = {stage.name: topics[stage.topic].partitions for stage in plan.stages}
         barriers = Barriers(plan)
         coordinator = Coordinator(plan, partitions, barriers, self._clock, settings.checkpoint_interval_s)
+        checkpoints = Checkpoints(plan, how, self._admin, self._clock, self._entropy, self._metrics)
         cutting = Cutting(
-            control_partition(plan.job), self._log, barriers, coordinator, self._checkpointer, self._clock,
+            control_partition(plan.job), self._log, barriers, coordinator, checkpoints, self._clock,
             lambda: self._owned,
         )  # fmt: skip
         self._committer.words = cutting.words

@@ -14,6 +14,7 @@ Threads: a store belongs to the thread that opened it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -114,6 +115,15 @@ class Store(Protocol):
 
     def apply(self, deltas: Mapping[str, Delta], mark: EpochMark) -> None:
         """The epoch, in one write. Raises StateDirError (disk full, unwritable), StateDamaged."""
+        ...
+
+    def flush(self, wait: bool) -> None:
+        """What is in memory goes to files; without `wait` in the background: the next snapshot finds little left."""
+        ...
+
+    def snapshot(self, path: Path) -> None:
+        """All of it at the last epoch, as files in a new directory `path` on the same disk. Raises StateDirError,
+        StateDamaged."""
         ...
 
     def close(self) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from streamcore.errors import StateDamaged
+from streamcore.errors import StateDamaged, invariant
 from streamcore.runtime.statedir import StoreFactory
-from streamcore.state.memory import MemoryStore, Tables
+from streamcore.state.memory import MemoryStore, Tables, read_snapshot
 from streamcore.state.rocks import RocksStore
 from streamcore.state.store import RESERVED, Column, Delta, EpochMark, Store
 from streamcore.types import TaskId
@@ -44,6 +44,11 @@ class Disk(Protocol):
         ...
 
     def tasks(self) -> list[TaskId]: ...
+    def folder(self, task: TaskId) -> Path:
+        """Where snapshots of it, and what is restored, lie as files."""
+        ...
+
+    def adopt(self, task: TaskId) -> None: ...
 
 
 class _Files:
@@ -59,8 +64,10 @@ class _Files:
 
 
 class MemoryDisk:
-    def __init__(self) -> None:
+    def __init__(self, scratch: Path | None = None) -> None:
+        """`scratch`: a real directory for snapshots and restores, of this disk alone."""
         self._files: dict[TaskId, _Files] = {}
+        self._scratch = scratch
 
     def open(self, task: TaskId, steps: Sequence[str]) -> Store:
         files = self._files.setdefault(task, _Files())
@@ -85,7 +92,7 @@ class MemoryDisk:
 
     def old_copy(self) -> MemoryDisk:
         """As it was some epochs ago."""
-        copy = MemoryDisk()
+        copy = MemoryDisk(self._scratch and self._scratch.with_name(f"{self._scratch.name}c"))
         for task, files in self._files.items():
             copy._files[task] = old = _Files()
             old.tables, old.synced = _copied(files.synced), _copied(files.synced)
@@ -104,6 +111,18 @@ class MemoryDisk:
 
     def tasks(self) -> list[TaskId]:
         return list(self._files)
+
+    def folder(self, task: TaskId) -> Path:
+        invariant(self._scratch is not None, "a simulated disk without a scratch directory")
+        assert self._scratch is not None
+        self._scratch.mkdir(parents=True, exist_ok=True)
+        return self._scratch / f"{task.stage}-{task.partition}"
+
+    def adopt(self, task: TaskId) -> None:
+        files = self._files[task] = _Files()
+        files.tables = read_snapshot(self.folder(task))
+        files.synced = _copied(files.tables)
+        shutil.rmtree(self.folder(task))
 
 
 def _estrange(store: Store, lineage: bool) -> None:
@@ -144,6 +163,12 @@ class _LoggedStore:
         if len(self._files.since) > UNSYNCED:
             oldest, at = self._files.since.pop(0)
             _apply(self._files.synced, oldest, at)
+
+    def flush(self, wait: bool) -> None:
+        self._store.flush(wait)
+
+    def snapshot(self, path: Path) -> None:
+        self._store.snapshot(path)
 
     def close(self) -> None:
         self._store.close()
@@ -209,6 +234,12 @@ class RocksDisk:
         names = [path.name.rpartition("-") for path in sorted(self._path.iterdir()) if path.is_dir()]
         return [TaskId(stage, int(number)) for stage, _, number in names if number.isdigit()]  # pyright: ignore[reportArgumentType]
 
+    def folder(self, task: TaskId) -> Path:
+        return self._at(task)
+
+    def adopt(self, task: TaskId) -> None:
+        """The directory is the state."""
+
     def _close(self, task: TaskId) -> None:
         store = self._open.pop(task, None)
         if store is not None:
@@ -237,6 +268,12 @@ class _PortStore:
         self._applied(self._task, mark)
         self._port("Applied")
 
+    def flush(self, wait: bool) -> None:
+        self._store.flush(wait)
+
+    def snapshot(self, path: Path) -> None:
+        self._store.snapshot(path)
+
     def close(self) -> None:
         self._store.close()
 
@@ -260,3 +297,11 @@ class SimulatedStores(StoreFactory):
 
     def close(self) -> None:
         """The disk stays."""
+
+    # --- as checkpoints see it ------------------------------------------------------------------------------------
+
+    def folder(self, task: TaskId) -> Path:
+        return self._disk.folder(task)
+
+    def adopt(self, task: TaskId) -> None:
+        self._disk.adopt(task)

@@ -55,6 +55,12 @@ DESCRIPTIONS: Final = {
     "leave": "is asked to stop, and comes back in {0:.1f} s",
     "wall": "the wall clock jumps by {0:.1f} s",
     "freeze": "everything stands still for {0:.1f} s",
+    "store fail": "the checkpoint store does not answer",
+    "store answer lost": "the checkpoint store does it, and does not answer",
+    "store slow": "the checkpoint store takes {0:.1f} s",
+    "store torn": "the checkpoint store keeps half of the object, and does not answer",
+    "store corrupt": "the checkpoint store keeps a wrong byte",
+    "store late": "the checkpoint store lists the object only after {0:.1f} s",
     "expire": "the group's offsets expire",
     "recreate": "the source topic is deleted and made anew",
     "stall": "partition {0} of {1} answers no fetch for {2:.1f} s",
@@ -66,6 +72,10 @@ CALL_KINDS: Final = (
 TXN_KINDS: Final = (*CALL_KINDS, "refused")
 POINT_KINDS: Final = ("kill", "pause", "evict")
 TIME_KINDS: Final = ("kill", "power", "pause", "replace", "join", "leave", "wall", "freeze", "stall", "behind")
+STORE_KINDS: Final = (
+    "store fail", "store answer lost", "store slow", "store torn", "store corrupt", "store late",
+    "kill-before", "pause",
+)  # fmt: skip
 STOPPING_KINDS: Final = ("expire", "recreate")
 """Faults that must stop the job by name; each has its remedy."""
 ALL_KINDS: Final = tuple(dict.fromkeys((*TXN_KINDS, *POINT_KINDS, *TIME_KINDS, "damage")))
@@ -97,6 +107,8 @@ class Rates:
     """Points are met by faults at this one alone."""
     weights: Mapping[str, float] = field(default_factory=dict[str, float])
     """How often one kind against another, where not alike."""
+    store: float = 0.0
+    """A fault a call of the checkpoint store."""
     stopping: float = 0.0
     """The share of runs that meet a fault of STOPPING_KINDS."""
 
@@ -126,6 +138,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         self._next_call = self._gap(self.rates.calls)
+        self._draw_store = Random(f"{self.random.getstate()[1][:4]}/store") if self.rates.store else self.random
 
     @classmethod
     def of(cls, injections: Sequence[Injection], slots: int, horizon_s: float) -> Schedule:
@@ -155,6 +168,18 @@ class Schedule:
             return None
         kind = self._one_of(kinds)
         return self._happens(Injection(f"slot {slot}", "call", nth, kind, self._how(kind, slot, request), request))
+
+    def at_store(self, slot: int, nth: int, call: str) -> Injection | None:
+        """A call of the checkpoint store; drawn apart, so that runs without one are what they were."""
+        if self.given is not None:
+            return self._play(f"slot {slot}", "store", nth)
+        if self.over or self._draw_store.random() >= self.rates.store:
+            return None
+        kind = self._draw_store.choice(STORE_KINDS)
+        how = (round(self._draw_store.uniform(0.5, 20), 1),) if kind in ("store slow", "store late", "pause") else ()
+        if kind == "kill-before":
+            how = (round(self._draw_store.uniform(0.1, 3), 2), slot, self._draw_store.choice(("its own", "a bare")))
+        return self._happens(Injection(f"slot {slot}", "store", nth, kind, how, call))
 
     def at_point(self, slot: int, nth: int, point: str) -> Injection | None:
         site = f"point {point}"

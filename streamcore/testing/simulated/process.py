@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from streamcore import limits
+from streamcore.checkpoint.memory import Fault, Kind
 from streamcore.clock import SeededEntropy
 from streamcore.errors import LogUnavailable, OutcomeUnknown, StateDamaged, StreamcoreError, TransactionAborted
 from streamcore.log.local.consumer import LocalConsumer
@@ -19,7 +20,7 @@ from streamcore.log.local.log import LocalLog
 from streamcore.log.local.wire import Request
 from streamcore.log.port import Listener
 from streamcore.observe.metrics import Metrics
-from streamcore.runtime.cutting import Checkpointer
+from streamcore.runtime.checkpoints import Checkpointing
 from streamcore.runtime.worker import Worker, WorkerSettings
 from streamcore.state.store import EpochMark
 from streamcore.testing.history import DoubtfulCall
@@ -62,7 +63,7 @@ class Process:
         self._producer = (-1, -1)
 
     def run(
-        self, plan: Plan, seed: str, partitions: int, checkpointer: Checkpointer | None = None, every_s: float = 2.0
+        self, plan: Plan, seed: str, partitions: int, checkpointing: Checkpointing | None = None, every_s: float = 2.0
     ) -> None:
         """The actor's body. Raises what the worker raises."""
         entropy = SeededEntropy(int.from_bytes(Random(f"{seed}/{self.name}").randbytes(8), "big"))
@@ -76,7 +77,7 @@ class Process:
             metrics=shared_metrics(),
             stores=SimulatedStores(self.disk, self.port, self._applied),
             probe=self.probe,
-            checkpointer=checkpointer,
+            checkpointing=checkpointing,
         )
         self.worker.run(between=self._turned)
 
@@ -200,6 +201,26 @@ class Process:
 
     def _applied(self, task: TaskId, mark: EpochMark) -> None:
         self._simulation.applied[task, mark] = self.name
+
+    def store_call(self, call: str) -> Fault | None:
+        """Of the checkpoint store."""
+        actor = self.actor_of()
+        actor.give_way()
+        fault = self._simulation.fault_at_store(self, call)
+        if fault is None:
+            return None
+        match fault.kind:
+            case "kill-before":
+                self._simulation.kill(self, fault)
+            case "pause":
+                self._simulation.pause(self, float(fault.how[0]))
+            case "store slow":
+                actor.sleep_s(float(fault.how[0]))
+            case "store late":
+                return Fault("late", float(fault.how[0]))
+            case _:
+                return Fault(cast(Kind, fault.kind.removeprefix("store ")))
+        return None
 
     def told(self, what: str, tps: Sequence[TopicPartition]) -> None:
         self._broker.tell(self.name, what, tps)

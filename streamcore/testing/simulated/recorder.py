@@ -5,13 +5,13 @@ Whose request is being delivered is told by the wire (`delivering`); a copy that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from streamcore.log import metadata
 from streamcore.log.local.broker import Broker
 from streamcore.log.local.partition import Fetched
-from streamcore.log.local.records import Columns, MemberRecord, TransactionRecord
+from streamcore.log.local.records import Chunk, Columns, MemberRecord, TransactionRecord
 from streamcore.log.local.storage import MemoryStorage
 from streamcore.log.port import Membership, OffsetCommit
 from streamcore.testing.history import DoubtfulCall, Event, OffsetsSent, OffsetTold, Opened, Transaction
@@ -41,6 +41,7 @@ class RecordingBroker(Broker):
         self.written: dict[tuple[TopicPartition, int], tuple[tuple[int, int], int]] = {}
         self.doubtful: list[DoubtfulCall] = []
         self.events: list[Event] = []
+        self._trimmed: dict[TopicPartition, list[tuple[Chunk, int, int]]] = {}
         self._begun: dict[int, tuple[int, str]] = {}
         self._stalled: dict[TopicPartition, float] = {}
         self._behind: dict[TopicPartition, float] = {}
@@ -126,6 +127,21 @@ class RecordingBroker(Broker):
             else fetched
             for (tp, at), fetched in zip(positions.items(), found, strict=True)
         ]
+
+    # --- what is trimmed stays for the judge ------------------------------------------------------------------------
+
+    def delete_records(self, before: Mapping[TopicPartition, Offset]) -> None:
+        for tp, offset in before.items():
+            first = self.first_offsets([tp])[tp]
+            kept = self._trimmed.setdefault(tp, [])
+            for chunk in super().fetch({tp: first}, 1 << 30, True)[0].chunks:
+                if chunk.base < offset and chunk.values:
+                    kept.append((chunk, int(first), int(offset)))
+        super().delete_records(before)
+
+    def trimmed(self, tp: TopicPartition) -> list[tuple[Chunk, int, int]]:
+        """Chunks of deleted records, each with the offsets from which and below which they were deleted."""
+        return self._trimmed.get(tp, [])
 
     def expire_offsets(self, group: str) -> None:
         with self._request(writes=True) as batch:

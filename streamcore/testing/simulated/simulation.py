@@ -12,7 +12,7 @@ Everything happens in the calling thread and in simulated time; the same seed gi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,14 +20,17 @@ from random import Random
 from typing import Final
 
 from streamcore import limits
+from streamcore.checkpoint.memory import Fault, MemoryObjects
+from streamcore.checkpoint.snapshot import memory, rocks
 from streamcore.errors import OffsetsLost, StepAsideError, StopError, StreamcoreError, TopicError
 from streamcore.log import metadata
 from streamcore.log.local.log import LocalLog
+from streamcore.log.local.records import Chunk
 from streamcore.log.local.wire import DirectWire
 from streamcore.log.port import Headers
 from streamcore.operators.batch import CORRELATION_HEADER
+from streamcore.runtime.checkpoints import Checkpointing
 from streamcore.runtime.control import Abandon, Complete, Start, decode
-from streamcore.runtime.cutting import Checkpointer
 from streamcore.runtime.points import Crash
 from streamcore.runtime.recover import plan_recovery, recover
 from streamcore.sink.shuffle import decode_frame
@@ -75,10 +78,10 @@ class Simulation:
         partitions: int = 2,
         horizon_s: float = 10.0,
         rocks: Path | None = None,
-        checkpoints: Callable[[Process], Checkpointer] | None = None,
+        scratch: Path | None = None,
         checkpoint_every_s: float = 2.0,
     ) -> None:
-        """`checkpoints` gives each worker what makes its checkpoints: with it the job has barriers.
+        """With `scratch`, a directory for snapshots, the job has barriers, and a checkpoint store in memory.
         `rocks`: local state on the real RocksDB, under this directory."""
         self.scheduler = Scheduler(f"{seed}/order")
         self.broker = RecordingBroker(self.scheduler, seed, partitions)
@@ -90,10 +93,12 @@ class Simulation:
         self._partitions = partitions
         self._horizon_s = horizon_s
         self._rocks = rocks
-        self._checkpoints = checkpoints
-        self.checkpoint_every_s = checkpoint_every_s
+        self._scratch = scratch
+        self._checkpoint_every_s = checkpoint_every_s
+        self._store_calls: defaultdict[int, int] = defaultdict(int)
         self._clock = SimulatedClock(self.scheduler, lambda: None)
         self._log = LocalLog(self.broker, self._clock, DirectWire(), Random(f"{seed}/log"))
+        self.store = MemoryObjects(self._clock, self._at_store)
         self._slots: dict[int, Process] = {}
         self._processes: list[Process] = []
         self._disks: list[tuple[str, Disk]] = []
@@ -195,7 +200,11 @@ class Simulation:
 
     def _new_disk(self, slot: int) -> Disk:
         number = len(self._disks)
-        disk: Disk = MemoryDisk() if self._rocks is None else RocksDisk(self._rocks / f"{number}", self._plan.job)
+        disk: Disk = (
+            MemoryDisk(self._scratch and self._scratch / f"{number}")
+            if self._rocks is None
+            else RocksDisk(self._rocks / f"{number}", self._plan.job)
+        )
         self._disks.append((f"slot {slot}, disk {number}", disk))
         return disk
 
@@ -210,8 +219,9 @@ class Simulation:
     def _body(self, process: Process) -> None:
         told = ""
         try:
-            checkpointer = None if self._checkpoints is None else self._checkpoints(process)
-            process.run(self._plan, self._seed, self._partitions, checkpointer, self.checkpoint_every_s)
+            process.run(
+                self._plan, self._seed, self._partitions, self._checkpointing(process), self._checkpoint_every_s
+            )
             what = "ended"
         except Crash:
             raise
@@ -242,6 +252,21 @@ class Simulation:
 
     def _tasks_of(self, process: Process) -> list[TaskId]:
         return list(process.worker.progress().tasks) if process.worker is not None and process.worker.joined else []
+
+    def _checkpointing(self, process: Process) -> Checkpointing | None:
+        if self._scratch is None:
+            return None
+        return Checkpointing(self.store, process.disk, rocks if self._rocks else memory, beside=False)
+
+    def _at_store(self, call: str, key: str) -> Fault | None:
+        """None asks in the judge's name."""
+        current = self.scheduler.current
+        process = next((p for p in self._processes if p.actor is current), None) if current is not None else None
+        return None if process is None else process.store_call(call)
+
+    def fault_at_store(self, process: Process, call: str) -> Injection | None:
+        self._store_calls[process.slot] += 1
+        return self._schedule.at_store(process.slot, self._store_calls[process.slot], call)
 
     # --- faults -----------------------------------------------------------------------------------------------------
 
@@ -416,7 +441,7 @@ class Simulation:
         for tp, at in (broker.committed(plan.job, tps, stable=False) or {}).items():
             history.committed[tp] = OffsetTold(tp, at.offset, metadata.decode(at.metadata, str(tp)))
         history.states = self._states(owners)
-        if self._checkpoints is not None:
+        if self._scratch is not None:
             history.shuffled = self._shuffled()
             history.barriers = self._barriers()
         return history
@@ -427,15 +452,11 @@ class Simulation:
         records: list[Record] = []
         for p in range(self.broker.use(topic)):
             tp = TopicPartition(topic, Partition(p))
-            for chunk in self.broker.fetch({tp: self.broker.first_offsets([tp])[tp]}, 1 << 30, True)[0].chunks:
-                keys = chunk.keys or [None] * len(chunk.values)
-                told = chunk.headers or [None] * len(chunk.values)
-                records += [
-                    Record(tp, chunk.base + i, key, value, time, _origin(headers))
-                    for i, (key, value, time, headers) in enumerate(
-                        zip(keys, chunk.values, chunk.times, told, strict=True)
-                    )
-                ]
+            first = self.broker.first_offsets([tp])[tp]
+            for chunk, begin, end in self.broker.trimmed(tp):
+                records += [r for r in _records(tp, chunk) if begin <= r.offset < end]
+            for chunk in self.broker.fetch({tp: first}, 1 << 30, True)[0].chunks:
+                records += [r for r in _records(tp, chunk) if r.offset >= first]
         return records
 
     def _shuffled(self) -> list[Shuffled]:
@@ -484,6 +505,16 @@ class Simulation:
                 states.append(TaskState(machine, task, owner, store.mark(), rows))
             disk.killed()
         return states + [TaskState(of, task, False, mark, {}) for (task, mark), of in self.applied.items()]
+
+
+def _records(tp: TopicPartition, chunk: Chunk) -> list[Record]:
+    keys = chunk.keys or [None] * len(chunk.values)
+    told = chunk.headers or [None] * len(chunk.values)
+    rows = zip(keys, chunk.values, chunk.times, told, strict=True)
+    return [
+        Record(tp, chunk.base + i, key, value, time, _origin(headers))
+        for i, (key, value, time, headers) in enumerate(rows)
+    ]
 
 
 def _origin(headers: Headers | None) -> str:

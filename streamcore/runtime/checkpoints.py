@@ -1,0 +1,236 @@
+"""A worker's checkpoints: taken on the processing thread, uploaded beside it, named by the task's next commit, and the
+journal trimmed behind the oldest that is kept.
+
+    begin ──snapshot──▶ waiting ──▶ uploading ──▶ done ──the commit names it──▶ named ──▶ retired, journal trimmed
+
+One upload at a time a worker; what waits is files on this machine's disk. An upload that fails is told and counts for
+nothing: the job goes on, its journal grows, and the next checkpoint goes on from what was uploaded.
+
+Law 8: manifests are retired, and the journal trimmed, by the owner, after the commit that names a newer checkpoint;
+both are monotone, and doing them again is harmless.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from streamcore.checkpoint.background import Beside, Done, Failed, Inline, Work
+from streamcore.checkpoint.collect import Retention, Sweeper, retire
+from streamcore.checkpoint.manifest import Layout, load
+from streamcore.checkpoint.restore import Restorer
+from streamcore.checkpoint.snapshot import SUFFIX, Form, Snapshot, rocks, take
+from streamcore.checkpoint.store import CheckpointStore
+from streamcore.checkpoint.upload import Facts, Uploaded, Uploader
+from streamcore.clock import Clock, Entropy
+from streamcore.errors import AccessDenied, CheckpointDamaged, RetryError, StreamcoreError
+from streamcore.log.port import Admin
+from streamcore.observe.metrics import Metrics
+from streamcore.runtime.cutting import Checkpointed
+from streamcore.runtime.task import Task
+from streamcore.topology.nodes import Process
+from streamcore.topology.plan import Plan, Stage
+from streamcore.types import Epoch, Offset, TaskId, TopicPartition
+
+logger = logging.getLogger(__name__)
+
+FORSAKE_S: Final = 60.0
+
+
+class Folders(Protocol):
+    """Where a worker's local state lies."""
+
+    def folder(self, task: TaskId) -> Path:
+        """A task's directory, which a restore makes; snapshots lie beside it."""
+        ...
+
+    def adopt(self, task: TaskId) -> None:
+        """A restore has put the task's directory there."""
+        ...
+
+
+@dataclass(frozen=True)
+class Checkpointing:
+    """That a job has checkpoints, and how."""
+
+    store: CheckpointStore
+    folders: Folders
+    form: Form = rocks
+    beside: bool = True
+    """Uploads and restores on threads of their own; else at once, where a simulator needs it."""
+    retention: Retention = field(default_factory=Retention)
+
+    def restorer(self, clock: Clock, entropy: Entropy) -> Restorer:
+        if self.beside:
+            return Restorer(self.store, clock, entropy, form=self.form)
+        return Restorer(self.store, clock, entropy, form=self.form, threads=0)
+
+    def work(self, name: str) -> Work[object]:
+        return Beside(name) if self.beside else Inline(name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    task: TaskId
+    barrier: int | None
+    snapshot: Snapshot
+    facts: Facts
+
+
+@dataclass(frozen=True, slots=True)
+class _Trim:
+    """What a retired manifest leaves: the journal is of use from here on."""
+
+    journal: TopicPartition
+    before: Offset
+
+
+class Checkpoints:
+    """Processing thread only; `work` has the other."""
+
+    def __init__(
+        self, plan: Plan, how: Checkpointing, admin: Admin, clock: Clock, entropy: Entropy, metrics: Metrics
+    ) -> None:
+        self._plan = plan
+        self._how = how
+        self._admin = admin
+        self._clock = clock
+        self._entropy = entropy
+        self._metrics = metrics
+        self._uploaders: dict[TaskId, Uploader] = {}
+        self._waiting: deque[_Waiting] = deque()
+        self._chores: deque[Callable[[], object]] = deque()
+        self._work: Work[object] = how.work("checkpoints")
+        self._running: _Waiting | None = None
+        self._trimmed: dict[TopicPartition, Offset] = {}
+        self._sweeper = Sweeper(how.store, plan.job)
+
+    # --- the Checkpointer ---------------------------------------------------------------------------------------
+
+    def begin(self, task: Task, barrier: int | None) -> None:
+        """Raises StateDirError, StateDamaged as the store does."""
+        begun_s = self._clock.monotonic_s()
+        path = self._how.folders.folder(task.id)
+        snapshot = take(task.store, path.with_name(path.name + SUFFIX))
+        self._metrics.snapshot(self._clock.monotonic_s() - begun_s)
+        self._waiting = deque(waiting for waiting in self._waiting if waiting.task != task.id)
+        self._waiting.append(_Waiting(task.id, barrier, snapshot, self._facts(task.stage, barrier)))
+        self._next()
+
+    def done(self) -> list[Checkpointed]:
+        found: list[Checkpointed] = []
+        result = self._work.poll()
+        running = self._running
+        match result:
+            case Done(Uploaded() as uploaded) if running is not None:
+                self._metrics.checkpointed(uploaded.seconds, uploaded.bytes_new, uploaded.bytes_total)
+                found.append(Checkpointed(running.task, running.barrier, uploaded.manifest.epoch, uploaded.key))
+            case Done(_Trim() as trim):
+                self._trim(trim)
+            case Failed(error):
+                self._metrics.checkpoint_failed(type(error).__name__)
+                what = f"the checkpoint of {running.task}" if running else "collecting old checkpoints"
+                logger.warning("%s failed, the job goes on without it: %s", what, error)
+            case _:
+                pass
+        if result is not None:
+            self._running = None
+        self._next()
+        return found
+
+    def named(self, task: Task) -> None:
+        if task.mark is None or task.checkpoint is None:
+            return
+        at, lineage, manifest = task.id, task.lineage, task.checkpoint
+        self._chores.append(lambda: self._retire(at, lineage, manifest))
+        self._next()
+
+    def sweep(self) -> None:
+        """Objects that no manifest names any more go, after their grace: one worker of a job does it."""
+        self._chores.append(lambda: self._sweeper.sweep() and None)
+        self._next()
+
+    def drop(self) -> None:
+        for waiting in self._waiting:
+            waiting.snapshot.delete()
+        self._waiting.clear()
+        self._chores.clear()
+        self._uploaders.clear()
+
+    # --- beside -------------------------------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        if self._work.busy:
+            return
+        if self._waiting:
+            self._running = waiting = self._waiting.popleft()
+            uploader = self._uploader(waiting.task)
+            self._work.submit(lambda: uploader.upload(waiting.snapshot, waiting.facts))
+        elif self._chores:
+            self._work.submit(self._chores.popleft())
+
+    def _uploader(self, task: TaskId) -> Uploader:
+        if task not in self._uploaders:
+            self._uploaders[task] = Uploader(
+                self._how.store, self._plan.job, task, self._clock, self._entropy, self._how.form
+            )
+        return self._uploaders[task]
+
+    def _retire(self, task: TaskId, lineage: str, manifest: str) -> _Trim | None:
+        """On the other thread: it touches the store alone."""
+        store, layout = self._how.store, Layout(self._plan.job)
+        named = load(store, manifest)
+        retired = retire(store, self._plan.job, task, lineage, named.epoch, self._how.retention)
+        journal = TopicPartition(self._plan.journal_topic(task.stage), task.partition)
+        for epoch in retired.kept:
+            try:
+                return _Trim(journal, load(store, layout.manifest(task, lineage, Epoch(epoch))).journal)
+            except CheckpointDamaged:
+                logger.warning("a retained checkpoint of %s, epoch %d, cannot be read: the journal stays", task, epoch)
+                return None
+        return None
+
+    def _trim(self, trim: _Trim) -> None:
+        if trim.before <= self._trimmed.get(trim.journal, 0):
+            return
+        try:
+            self._admin.delete_records({trim.journal: trim.before})
+            self._trimmed[trim.journal] = trim.before
+        except (RetryError, AccessDenied) as error:
+            logger.warning("the journal %s is not trimmed this time, and grows: %s", trim.journal, error)
+
+    def _facts(self, stage: Stage, barrier: int | None) -> Facts:
+        versions = {n.name: n.state.__schema__.version if isinstance(n, Process) else None for n in stage.stateful}
+        return Facts(self._plan.version, versions, barrier)
+
+
+class Restoring:
+    """One task's restore, beside the loop, which asks `over` between polls."""
+
+    def __init__(self, how: Checkpointing, task: TaskId, call: Callable[[], object]) -> None:
+        self._work: Work[object] = how.work(f"restore-{task}")
+        self._work.submit(call)
+        self._task = task
+        self.error: StreamcoreError | None = None
+        self.value: object = None
+
+    def over(self) -> bool:
+        match self._work.poll():
+            case Done(value):
+                self.value = value
+                return True
+            case Failed(error):
+                self.error = error
+                return True
+            case None:
+                return False
+
+    def forsake(self) -> None:
+        """The takeover is dropped. What still runs must have ended before another restore of the task begins."""
+        self._work.wait(FORSAKE_S)
+        if self._work.poll() is None and self._work.busy:
+            raise RetryError(f"task {self._task}: a restore that nobody needs any more does not end")
