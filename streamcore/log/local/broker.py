@@ -69,6 +69,7 @@ class Broker:
         self._session_timeout_ms = session_timeout_ms
         self._read_only = read_only
         self._lock = RLock()
+        self._expired_s = -1.0
         self._load()
 
     def _load(self) -> None:
@@ -113,6 +114,9 @@ class Broker:
 
     def _expire(self, batch: Batch) -> None:
         now_s = self._clock.monotonic_s()
+        if now_s == self._expired_s:
+            return
+        self._expired_s = now_s
         self._transactions.expire(batch, now_s, self._clock.wall_ms())
         self._groups.expire(batch, now_s)
 

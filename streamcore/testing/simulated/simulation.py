@@ -2,7 +2,7 @@
 
     1 feed     the inputs are appended while the job runs
     2 chaos    until the horizon, the schedule's faults happen
-    3 heal     nothing new goes wrong; who is dead is started, who sleeps is woken
+    3 heal     nothing new goes wrong; who is dead is started, who sleeps wakes when its time comes
     4 rest     until everything is processed and committed, or the bound of simulated time
     5 record   what stands in topics, journals, offsets and on disks
 
@@ -160,9 +160,6 @@ class Simulation:
         self._schedule.over = True
         self._calls_at_heal = self._calls_made
         self.broker.heal()
-        for process in self._processes:
-            if process.actor is not None:
-                process.actor.paused_until_s = 0.0
         for slot in sorted(self._wanted):
             self.scheduler.at(self.scheduler.now_s + RESTART_S, partial(self._back, slot, None))
         self._look()
