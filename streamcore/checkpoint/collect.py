@@ -131,8 +131,8 @@ class Sweeper:
         stands, as nobody knows what it names."""
         layout = Layout(self.job)
         objects = self.store.list(layout.objects)
-        manifests = [stat for stat in self.store.list(layout.manifests) if parsed(stat.key)]
-        named = self._named(layout, [stat.key for stat in manifests])
+        manifests = self.store.list(layout.manifests)
+        named = self._named(layout, [stat.key for stat in manifests if parsed(stat.key)])
         now_ms = max((stat.modified_ms for stat in (*objects, *manifests)), default=0)
         unnamed = [stat for stat in objects if stat.key not in named]
         self._unnamed_ms = {stat.key: self._unnamed_ms.get(stat.key, now_ms) for stat in unnamed}

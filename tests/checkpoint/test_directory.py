@@ -28,6 +28,8 @@ def test_a_file_where_the_directory_should_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointStoreError, match=r"file:///.*/file: writing job/a failed"):
         DirectoryStore(tmp_path / "file").put_once("job/a", b"")
+    with pytest.raises(CheckpointStoreError, match="Not a directory"):
+        DirectoryStore(tmp_path / "file").list("")
 
 
 @pytest.mark.parametrize(
