@@ -147,8 +147,8 @@ def test_two_jobs_of_one_name_at_two_clusters_do_not_share_a_prefix() -> None:
     with pytest.raises(CheckpointStoreError) as caught:
         owner.claim(store, "job", "cluster-2", "other")
     assert caught.value.what == (
-        "the checkpoints in memory/job/ belong to the job job of the Kafka cluster cluster-1 (its first lineage: line), "
-        "not to the job job of the cluster cluster-2"
+        "the checkpoints in memory/job/ belong to the job job of the Kafka cluster cluster-1 "
+        "(its first lineage: line), not to the job job of the cluster cluster-2"
     )
     assert "a prefix of its own" in caught.value.remedy
 
