@@ -9,7 +9,7 @@ MINUTES ?= 25
 SEED   ?=
 REPORT ?=
 
-.PHONY: demo test lint bench chaos clean
+.PHONY: demo test lint bench chaos planted seeds clean
 
 demo: $(VENV)/base.ok
 	$(BIN)/streamcore demo
@@ -27,6 +27,12 @@ bench: $(VENV)/test,bench.ok
 
 chaos: $(VENV)/test.ok
 	$(BIN)/python -m chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))
+
+planted: $(VENV)/test.ok
+	$(BIN)/python -m tests.simulation.hunt
+
+seeds: $(VENV)/test.ok
+	$(BIN)/python -m tests.simulation.seeds $(N)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache
