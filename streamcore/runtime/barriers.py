@@ -123,12 +123,14 @@ class Barriers:
     def holds(self, stage: Stage, cut: int | None) -> bool:
         """Whether a task that has cut emits nothing for now: a shuffle that it feeds has no markers yet. So also for a
         barrier whose start has not been read: the task's own commit says that there is one."""
-        if not cut or not stage.shuffles:
+        if not cut:
             return False
         last = self.last
         if last is None or cut > last.number:
-            return True
-        return last is self.open and cut == last.number and not last.resumed.issuperset(s.name for s in stage.shuffles)
+            return bool(stage.shuffles)
+        if last is not self.open or cut != last.number:
+            return False
+        return last.start.stops or not last.resumed.issuperset(shuffle.name for shuffle in stage.shuffles)
 
     def ready_shuffles(self) -> list[str]:
         """Shuffles whose markers can be written: every task upstream of them has cut."""

@@ -23,6 +23,7 @@ from streamcore.checkpoint.background import Beside, Done, Failed, Inline, Work
 from streamcore.checkpoint.collect import Retention, Sweeper, retire
 from streamcore.checkpoint.manifest import Layout, load
 from streamcore.checkpoint.restore import Restorer
+from streamcore.checkpoint.savepoint import SavedStage, SavedStep, SavedTask, Savepoint, write
 from streamcore.checkpoint.snapshot import SUFFIX, Form, Snapshot, rocks, take
 from streamcore.checkpoint.store import CheckpointStore
 from streamcore.checkpoint.upload import Facts, Uploaded, Uploader
@@ -30,9 +31,10 @@ from streamcore.clock import Clock, Entropy
 from streamcore.errors import AccessDenied, CheckpointDamaged, RetryError, StreamcoreError
 from streamcore.log.port import Admin
 from streamcore.observe.metrics import Metrics
+from streamcore.runtime.barriers import Barrier
 from streamcore.runtime.cutting import Checkpointed
 from streamcore.runtime.task import Task
-from streamcore.topology.nodes import Process
+from streamcore.topology.nodes import Node, Process
 from streamcore.topology.plan import Plan, Stage
 from streamcore.types import Epoch, Offset, TaskId, TopicPartition
 
@@ -89,6 +91,48 @@ class _Trim:
     before: Offset
 
 
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    barrier: int
+    wrong: str
+
+
+def savepoint_of(plan: Plan, barrier: Barrier, now_ms: int) -> Savepoint:
+    """Of a barrier all of whose tasks have cut and stored."""
+    stages: dict[str, SavedStage] = {}
+    for stage in plan.stages:
+        count = barrier.start.stages[stage.name]
+        cuts = [(barrier.cuts[task], barrier.stored[task]) for task in barrier.tasks if task.stage == stage.name]
+        stages[stage.name] = SavedStage(
+            stage.is_shuffle,
+            key_type(stage),
+            count,
+            {node.name: saved_step(node) for node in stage.stateful},
+            tuple(
+                SavedTask(cut.partition, cut.lineage, cut.epoch, cut.nonce, cut.offsets, stored.manifest)
+                for cut, stored in cuts
+            ),
+        )
+    return Savepoint(
+        job=plan.job,
+        name=barrier.start.savepoint or "",
+        barrier=barrier.number,
+        topology=plan.version,
+        created_ms=now_ms,
+        stages=stages,
+    )
+
+
+def key_type(stage: Stage) -> str:
+    of = stage.input.key_type
+    return of.__qualname__ if isinstance(of, type) else str(of)
+
+
+def saved_step(node: Node) -> SavedStep:
+    version = node.state.__schema__.version if isinstance(node, Process) else None
+    return SavedStep(type(node).__name__.lower(), version)
+
+
 class Checkpoints:
     """Processing thread only; `work` has the other."""
 
@@ -108,6 +152,7 @@ class Checkpoints:
         self._running: _Waiting | None = None
         self._trimmed: dict[TopicPartition, Offset] = {}
         self._sweeper = Sweeper(how.store, plan.job)
+        self._saved: list[tuple[int, str]] = []
 
     # --- the Checkpointer ---------------------------------------------------------------------------------------
 
@@ -131,6 +176,8 @@ class Checkpoints:
                 found.append(Checkpointed(running.task, running.barrier, uploaded.manifest.epoch, uploaded.key))
             case Done(_Trim() as trim):
                 self._trim(trim)
+            case Done(_Saved() as saved):
+                self._saved.append((saved.barrier, saved.wrong))
             case Failed(error):
                 self._metrics.checkpoint_failed(type(error).__name__)
                 what = f"the checkpoint of {running.task}" if running else "collecting old checkpoints"
@@ -148,6 +195,15 @@ class Checkpoints:
         at, lineage, manifest = task.id, task.lineage, task.checkpoint
         self._chores.append(lambda: self._retire(at, lineage, manifest))
         self._next()
+
+    def save(self, barrier: Barrier) -> None:
+        found = savepoint_of(self._plan, barrier, self._clock.wall_ms())
+        self._chores.append(lambda: self._write(found))
+        self._next()
+
+    def saved(self) -> list[tuple[int, str]]:
+        found, self._saved = self._saved, []
+        return found
 
     def sweep(self) -> None:
         """Objects that no manifest names any more go, after their grace: one worker of a job does it."""
@@ -193,6 +249,14 @@ class Checkpoints:
                 logger.warning("a retained checkpoint of %s, epoch %d, cannot be read: the journal stays", task, epoch)
                 return None
         return None
+
+    def _write(self, savepoint: Savepoint) -> _Saved:
+        """On the other thread. A failure is an answer too: the barrier is abandoned for it."""
+        try:
+            wrong = "" if write(self._how.store, savepoint) else f"there is a savepoint {savepoint.name!r} already"
+        except StreamcoreError as error:
+            wrong = f"savepoint {savepoint.name!r} cannot be written: {error.what}"
+        return _Saved(savepoint.barrier, wrong)
 
     def _trim(self, trim: _Trim) -> None:
         if trim.before <= self._trimmed.get(trim.journal, 0):

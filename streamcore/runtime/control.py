@@ -2,13 +2,14 @@
 
 Format of a message: `scc`, one byte format (1), then a msgpack array: the kind's letter and its fields in order.
 
-    s Start      barrier number, topology version, stage → partitions, time in ms, savepoint's name or nil
-    c Cut        barrier, stage, partition, lineage, epoch, nonce: in the task's own transaction
+    s Start      barrier number, topology version, stage → partitions, time in ms, savepoint's name or nil, whether the
+                 job stops there
+    c Cut        barrier, stage, partition, lineage, epoch, nonce, input topic → offset: in the task's own transaction
     r Resume     barrier, shuffle's stage: in the transaction that holds its markers
     t Stored     barrier or nil, stage, partition, epoch, manifest's key: in the commit that names it
     d Complete   barrier, time in ms
     a Abandon    barrier, why
-    q Request    what a person asks for: a savepoint's name, or nil for a checkpoint; a token of its own
+    q Request    what a person asks for: a token of its own, a savepoint's name or nil for a checkpoint, whether to stop
 
 Everything but Request is written inside the transaction of a worker, with offsets, so that a zombie's words are never
 read. Decoding is typed; an unknown kind of the same format is passed over, a newer format stops the job by name.
@@ -34,6 +35,8 @@ class Start(msgspec.Struct, array_like=True, frozen=True, tag="s"):
     stages: dict[str, int]
     time_ms: int
     savepoint: str | None = None
+    stops: bool = False
+    """Every task stays where it has cut, and the workers end when the barrier is complete."""
 
 
 class Cut(msgspec.Struct, array_like=True, frozen=True, tag="c"):
@@ -43,6 +46,7 @@ class Cut(msgspec.Struct, array_like=True, frozen=True, tag="c"):
     lineage: str
     epoch: Epoch
     nonce: str
+    offsets: dict[str, int]
 
     @property
     def task(self) -> TaskId:
@@ -79,6 +83,7 @@ class Abandon(msgspec.Struct, array_like=True, frozen=True, tag="a"):
 class Request(msgspec.Struct, array_like=True, frozen=True, tag="q"):
     token: str
     savepoint: str | None = None
+    stops: bool = False
 
 
 Said = Start | Cut | Resume | Stored | Complete | Abandon | Request

@@ -6,18 +6,18 @@ holds.
 
     1 start      when a checkpoint is due, or asked for, and none is open
     2 resume     for each shuffle all of whose upstream tasks have cut: one marker a partition
-    3 complete   when every task has cut and its checkpoint is stored
+    3 complete   when every task has cut and its checkpoint is stored, and the savepoint, if one was asked for, written
     4 abandon    when it takes too long, or another version of the topology has begun it
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from streamcore import limits
 from streamcore.clock import Clock
-from streamcore.runtime.barriers import Barriers
+from streamcore.runtime.barriers import Barrier, Barriers
 from streamcore.runtime.control import Abandon, Complete, Resume, Said, Start, encode
 from streamcore.sink.shuffle import encode_marker
 from streamcore.topology.plan import Plan
@@ -49,8 +49,13 @@ class Coordinator:
         self._opened_s: float | None = None
         """When the open barrier was first seen by this worker; its age, whoever began it."""
         self._seen = 0
+        self._saving: set[int] = set()
         self.wanted = False
         """A milestone was reached: do not wait for the timer."""
+        self.saved: dict[int, str] = {}
+        """Barriers whose savepoint was tried to write: what went wrong, or nothing."""
+        self.save: Callable[[Barrier], None] = lambda barrier: None
+        """Begins to write the savepoint of a barrier whose every checkpoint is stored."""
 
     @property
     def task(self) -> TaskId:
@@ -70,6 +75,10 @@ class Coordinator:
         if ready:
             return Decision([Resume(barrier.number, name) for name in ready], self._markers(barrier.number, ready))
         if not barrier.missing_cuts() and not barrier.missing_checkpoints:
+            if barrier.start.savepoint is not None and barrier.number not in self.saved:
+                return self._unsaved(barrier)
+            if wrong := self.saved.get(barrier.number):
+                return Decision([Abandon(barrier.number, wrong)])
             return Decision([Complete(barrier.number, self._clock.wall_ms())])
         if barrier.start.topology != self._plan.version:
             return Decision([Abandon(barrier.number, "another version of the topology began it")])
@@ -82,10 +91,29 @@ class Coordinator:
         if not (requests or self.wanted or now_s - self._last_s >= self._every_s):
             return None
         self._last_s, self.wanted = now_s, False
-        savepoint = next((request.savepoint for request in requests if request.savepoint), None)
+        asked = next((request for request in requests if request.savepoint), None)
         stages = {stage.name: self._partitions[stage.name] for stage in self._plan.stages}
         number = self._barriers.next_number
-        return Decision([Start(number, self._plan.version, stages, self._clock.wall_ms(), savepoint)])
+        start = Start(
+            number,
+            self._plan.version,
+            stages,
+            self._clock.wall_ms(),
+            asked.savepoint if asked else None,
+            asked.stops if asked else False,
+        )
+        return Decision([start])
+
+    def _unsaved(self, barrier: Barrier) -> Decision | None:
+        """Written beside the loop: first asked for, then waited for."""
+        if barrier.number not in self._saving:
+            self._saving.add(barrier.number)
+            self.save(barrier)
+        return None
+
+    def wrote(self, barrier: int, wrong: str) -> None:
+        """The savepoint of the barrier is written, or `wrong` says why it cannot be."""
+        self.saved[barrier] = wrong
 
     def _markers(self, barrier: int, shuffles: list[str]) -> list[tuple[TopicPartition, bytes]]:
         marker = encode_marker(barrier)

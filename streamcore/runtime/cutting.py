@@ -21,7 +21,7 @@ from typing import Protocol
 from streamcore import limits
 from streamcore.clock import Clock
 from streamcore.log.port import Log, Reader
-from streamcore.runtime.barriers import Barriers
+from streamcore.runtime.barriers import Barrier, Barriers
 from streamcore.runtime.control import Cut, Stored, decode, encode
 from streamcore.runtime.coordinator import Coordinator, Decision
 from streamcore.runtime.task import Task
@@ -58,6 +58,14 @@ class Checkpointer(Protocol):
         """The task's commit names its newest checkpoint: what only older ones need may go (law 8)."""
         ...
 
+    def save(self, barrier: Barrier) -> None:
+        """Write the savepoint that the barrier was begun for."""
+        ...
+
+    def saved(self) -> list[tuple[int, str]]:
+        """Since the last call: barriers whose savepoint was tried to write, and what went wrong ("": nothing)."""
+        ...
+
     def drop(self) -> None:
         """The tasks are let go: what is under way is for nobody."""
         ...
@@ -82,6 +90,10 @@ class Cutting:
         self._checkpointer = checkpointer
         self._clock = clock
         self._tasks = tasks
+        coordinator.save = checkpointer.save
+        self._stops_at: int | None = None
+        self.stopping = False
+        """The barrier that stops the job is complete."""
         self._reader: Reader | None = None
         self._due_s = 0.0
         self._decision: Decision | None = None
@@ -98,6 +110,19 @@ class Cutting:
         self._read()
         for done in self._checkpointer.done():
             self._take(done)
+        for barrier, wrong in self._checkpointer.saved():
+            self._coordinator.wrote(barrier, wrong)
+        self._look_for_the_stop()
+
+    def _look_for_the_stop(self) -> None:
+        """A worker that was there when the barrier was open ends with it; one that is started later goes on."""
+        last = self.barriers.last
+        if last is None or not last.start.stops:
+            return
+        if last is self.barriers.open:
+            self._stops_at = last.number
+        elif last is self.barriers.completed and self._stops_at == last.number:
+            self.stopping = True
 
     def caught_up(self) -> bool:
         """Whether the control topic has been read to its stable end, as a takeover must before its tasks run."""
@@ -144,7 +169,8 @@ class Cutting:
         messages: list[Message] = []
         for task in tasks:
             if task.cutting is not None:
-                cut = Cut(task.cutting, task.id.stage, task.id.partition, task.lineage, task.next_epoch, nonce)
+                offsets = {tp.topic: int(offset) for tp, offset in task.position.items()}
+                cut = Cut(task.cutting, *task.id, task.lineage, task.next_epoch, nonce, offsets)
                 messages.append((self._control, encode(cut)))
             if isinstance(task.to_say, Stored):
                 messages.append((self._control, encode(task.to_say)))

@@ -225,7 +225,7 @@ class Worker:
             if self._waiting:
                 self._slice()
             must = self._follow()
-            if must or self._due():
+            if must or (self._due() and not self._stopping):
                 self._commit(must)
             if self._owned and not self._producers.in_transaction:
                 self._look_at_topics()
@@ -325,6 +325,9 @@ class Worker:
         if cutting is None or not self._owned or self._owned.taking_over:
             return []
         cutting.follow()
+        if cutting.stopping:
+            self._stopping = True
+            return []
         self._hold_and_release()
         return cutting.wanted()
 

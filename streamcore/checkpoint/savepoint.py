@@ -1,0 +1,149 @@
+"""A savepoint: one consistent cut of a job, kept until it is dropped; source offsets plus state, and nothing else.
+
+    JOB/savepoints/NAME.json     created once, when every manifest that it names is stored; beside it a hold (see
+                                 checkpoint.holds) keeps those manifests from being collected
+
+One JSON object in UTF-8 without line breaks, and a newline. Its members, in this order:
+
+    format       1; a higher number is another version's, and refused before anything else is read
+    job, name, barrier, topology, created_ms
+    stages       {stage: {shuffle, key, partitions, steps: {step: {kind, version}}, tasks: [TASK, …]}}
+    seal         SHA-256, in hexadecimal, of all bytes before `,"seal":`
+
+`shuffle`: the stage reads a key_by's shuffle (which is empty at a cut), not a topic. `key`: the type of its keys. TASK:
+
+    partition, lineage, epoch, nonce     the commit that was the task's cut
+    offsets                              {topic: the next offset to be read}; of a shuffle of no use elsewhere
+    manifest                             key of its checkpoint (see checkpoint.manifest)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final
+
+import msgspec
+
+from streamcore.checkpoint import holds
+from streamcore.checkpoint.store import CheckpointStore, read
+from streamcore.errors import CheckpointDamaged, SettingsError, StateMismatch, shown
+from streamcore.state.store import UNREADABLE
+from streamcore.types import Epoch, Partition
+
+FORMAT: Final = 1
+NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_SEAL: Final = b',"seal":'
+HOLD: Final = "savepoint-"
+
+
+class SavedTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    partition: Partition
+    lineage: str
+    epoch: Epoch
+    nonce: str
+    offsets: dict[str, int]
+    manifest: str
+
+
+class SavedStep(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    kind: str
+    version: int | None
+
+
+class SavedStage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    shuffle: bool
+    key: str
+    partitions: int
+    steps: dict[str, SavedStep]
+    tasks: tuple[SavedTask, ...]
+
+
+class Savepoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    format: int = FORMAT
+    job: str
+    name: str
+    barrier: int
+    topology: str
+    created_ms: int
+    stages: dict[str, SavedStage]
+    seal: str = ""
+
+    def encode(self) -> bytes:
+        body, _, _ = msgspec.json.encode(msgspec.structs.replace(self, seal="")).rpartition(_SEAL)
+        return body + _SEAL + msgspec.json.encode(hashlib.sha256(body).hexdigest()) + b"}\n"
+
+    @property
+    def manifests(self) -> list[str]:
+        return [task.manifest for stage in self.stages.values() for task in stage.tasks]
+
+
+def folder(job: str) -> str:
+    return f"{job}/savepoints/"
+
+
+def key_of(job: str, name: str) -> str:
+    return f"{folder(job)}{checked_name(name)}.json"
+
+
+def checked_name(name: str) -> str:
+    """Raises SettingsError."""
+    if not NAME.fullmatch(name):
+        raise SettingsError(f"a savepoint cannot be called {shown(name)}", "use letters, digits, - and _")
+    return name
+
+
+def write(store: CheckpointStore, savepoint: Savepoint) -> bool:
+    """The hold first, so that nothing it names is ever unheld. False: there is one of this name, and it stays."""
+    key = key_of(savepoint.job, savepoint.name)
+    if store.stat(key) is not None:
+        return False
+    holds.put(store, savepoint.job, HOLD + savepoint.name, savepoint.manifests)
+    return store.put_once(key, savepoint.encode())
+
+
+def load(store: CheckpointStore, job: str, name: str) -> Savepoint:
+    """Raises CheckpointDamaged, StateMismatch (a newer version's), SettingsError (no such savepoint)."""
+    key = key_of(job, name)
+    if store.stat(key) is None:
+        there = ", ".join(names(store, job)) or "none"
+        raise SettingsError(
+            f"job {job} has no savepoint {name!r} in {store.place}",
+            f"those there are: {there}; or correct --checkpoints",
+        )
+    return decode(read(store, key), key)
+
+
+class _Format(msgspec.Struct):
+    format: int
+
+
+def decode(data: bytes, where: str) -> Savepoint:
+    try:
+        found = msgspec.json.decode(data, type=_Format).format
+        if found > FORMAT:
+            raise StateMismatch(
+                f"the savepoint {where} has format {found}, newer than this streamcore's {FORMAT}",
+                "run the version of streamcore that wrote it, or a newer one",
+            )
+        savepoint = msgspec.json.decode(data, type=Savepoint)
+    except UNREADABLE as error:
+        raise CheckpointDamaged(f"the savepoint {where} cannot be read ({error}): half copied, or edited") from error
+    body, _, _ = data.rpartition(_SEAL)
+    if hashlib.sha256(body).hexdigest() != savepoint.seal or data != savepoint.encode():
+        raise CheckpointDamaged(f"the savepoint {where} was changed after it was written: its seal does not fit")
+    return savepoint
+
+
+def names(store: CheckpointStore, job: str) -> list[str]:
+    prefix = folder(job)
+    return [
+        stat.key.removeprefix(prefix).removesuffix(".json") for stat in store.list(prefix) if stat.key.endswith(".json")
+    ]
+
+
+def drop(store: CheckpointStore, job: str, name: str) -> None:
+    """The savepoint first: one without a hold must not be there to be trusted."""
+    load(store, job, name)
+    store.delete(key_of(job, name))
+    holds.drop(store, job, HOLD + name)
