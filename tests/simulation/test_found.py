@@ -23,14 +23,18 @@ def test_a_worker_that_sleeps_in_a_takeover_while_others_commit_begins_it_again(
     sleeper = cluster.start(1)
     slept: list[str] = []
 
+    def others_commit(deliver: Any) -> Any:
+        slept.append("in the replay's first fetch")
+        drop(cluster, 1)
+        cluster.send(lines, *SENT)
+        for _ in range(200):
+            cluster.turn(0)
+            cluster.clock.sleep_s(0.02)
+        return deliver()
+
     def on_point(point: str) -> None:
         if point == "takeover-after-read" and not slept:
-            slept.append(point)
-            drop(cluster, 1)
-            cluster.send(lines, *SENT)
-            for _ in range(200):
-                cluster.turn(0)
-                cluster.clock.sleep_s(0.02)
+            sleeper.wire.at("Fetch", others_commit)
 
     sleeper.on_point = on_point
     cluster.settle()
