@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from streamcore.errors import RebuildError, RetryError
@@ -92,4 +93,41 @@ def test_a_consumer_goes_on_where_it_was_when_its_only_broker_comes_back(brokers
     eventually(lambda: reads(b"after"))
     assert found == [b"before", b"after"]
     assert "revoked" not in member.events(), "away for a session is lost, and nothing else"
+    member.consumer.close()
+
+
+def coordinator(cluster: Local, group: str) -> Node | None:
+    """Of the group; None while there is none. By a client that knows nothing yet."""
+    client = AdminClient({"bootstrap.servers": cluster.internal, "log_level": 0})
+    try:
+        told = client.describe_consumer_groups([group], request_timeout=1)[group].result(TIMEOUT_S)
+    except KafkaException:
+        return None
+    return cluster.nodes[told.coordinator.id - 1]
+
+
+def test_a_group_is_described_though_its_coordinator_was_away_and_is_no_longer_the_one(brokers: Brokers) -> None:
+    """The old one answers again, that it is not: a client that goes on asking it would never get over it."""
+    cluster = brokers(3)
+    log = KafkaLog(cluster.bootstrap)
+    topic = unique("described")
+    log.admin().create(topic, 1, {})
+    member = Member(log, topic, 0, [topic])
+    eventually(lambda: member.poll() or "assigned" in member.events())
+    admin = log.admin()
+    assert [found.instance_id for found in admin.members(topic)] == [f"{topic}.0"]
+    old = eventually(lambda: coordinator(cluster, topic))
+    old.kill()
+    eventually(lambda: coordinator(cluster, topic) not in (None, old))
+    cluster.start(old)
+    cluster.wait()
+
+    def described() -> bool:
+        try:
+            admin.members(topic)
+        except RetryError:
+            return False
+        return True
+
+    eventually(described)
     member.consumer.close()

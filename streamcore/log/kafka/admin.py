@@ -41,6 +41,7 @@ _NO_LEADER: Final = (
     KafkaError.UNKNOWN_LEADER_EPOCH,
     KafkaError.OFFSET_NOT_AVAILABLE,
 )
+_ASTRAY: Final = (KafkaError._TIMED_OUT, KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE)
 _NO_GROUP: Final = (KafkaError.GROUP_ID_NOT_FOUND, KafkaError._UNKNOWN_GROUP)
 _HAS_MEMBERS: Final = (KafkaError.NON_EMPTY_GROUP, KafkaError.UNKNOWN_MEMBER_ID, KafkaError.REBALANCE_IN_PROGRESS)
 
@@ -253,10 +254,10 @@ class KafkaAdmin:
     # --- errors and waiting ---------------------------------------------------------------------------------------
 
     def _failed(self, error: KafkaError | BaseException, doing: str) -> StreamcoreError:
-        """The error to raise. A client whose call timed out is not asked again: after a broker's restart librdkafka
-        never finds the way back to a group's coordinator (DescribeGroups times out for good)."""
+        """The error to raise. A client that may have lost a group's coordinator is not asked again: librdkafka keeps
+        the one it knows (DescribeGroups to a broker that was away times out for good, or is refused by it for good)."""
         failure = self._events.error(error, doing)
-        if unwrapped(error).code() == KafkaError._TIMED_OUT:
+        if unwrapped(error).code() in _ASTRAY:
             self._client = self._connected()
         return failure
 
