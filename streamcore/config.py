@@ -143,6 +143,43 @@ class MetricsSettings(_Section):
     host: str = Field(default="127.0.0.1", min_length=1, description="the address to serve on; 0.0.0.0 for all")
 
 
+class CheckpointSettings(_Section):
+    store: str | None = Field(
+        default=None,
+        min_length=1,
+        description="file:///DIR, s3://BUCKET/PREFIX, or none for a job without checkpoints; left out: a directory "
+        "under the state directory",
+    )
+    interval: DurationMs = Field(
+        default=round(limits.CHECKPOINT_INTERVAL_S * 1000),
+        ge=100,
+        le=86_400_000,
+        description="a duration from 100ms to 24h, as 30s: how often all tasks are checkpointed along one line",
+    )
+    keep: int = Field(
+        default=limits.CHECKPOINT_KEEP, ge=1, le=10_000, description="a whole number from 1: of each task, the newest"
+    )
+    keep_for: DurationMs = Field(
+        default=0, ge=0, description="a duration, as 48h: younger ones are kept beside the newest; 0: the newest only"
+    )
+    journal_milestone_bytes: int = Field(
+        default=limits.JOURNAL_MILESTONE_BYTES,
+        ge=0,
+        description="a number of bytes that a task's journal grows by before a checkpoint is made earlier; 0: never",
+    )
+    journal_bound_bytes: int = Field(
+        default=limits.JOURNAL_BOUND_BYTES,
+        ge=0,
+        description="a number of bytes of a task's journal since its last checkpoint that stops the job; 0: none",
+    )
+    drill: DurationMs = Field(
+        default=round(limits.DRILL_INTERVAL_S * 1000),
+        ge=0,
+        description="a duration, as 1h: how often a worker restores a checkpoint into a scratch directory to see "
+        "whether it is whole; 0: never",
+    )
+
+
 class LogSettings(_Section):
     level: Literal["debug", "info", "warning", "error"] | None = Field(
         default=None, description="debug, info, warning or error; left out: info, and warning beside a live line"
@@ -162,6 +199,7 @@ class Settings(BaseSettings):
     guarantee: GuaranteeSettings = GuaranteeSettings()
     worker: WorkerSettings = WorkerSettings()
     topics: TopicSettings = TopicSettings()
+    checkpoints: CheckpointSettings = CheckpointSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 
@@ -325,8 +363,14 @@ def markdown() -> str:
 
 
 def _default(field: str, value: object) -> str:
-    if field in ("commit_interval", "session_timeout") and isinstance(value, int):
-        return f"`{value}ms`" if value < 1_000 else f"`{value // 1_000}s`"
+    if field in ("commit_interval", "session_timeout", "interval", "keep_for", "drill") and isinstance(value, int):
+        return f"`{_duration(value)}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     return f"`{value}`" if isinstance(value, str | int | Path) else "none"
+
+
+def _duration(value_ms: int) -> str:
+    """In the largest unit that divides it."""
+    unit = next((u for u in ("h", "m", "s") if value_ms and value_ms % _UNITS_MS[u] == 0), "ms")
+    return f"{value_ms // _UNITS_MS[unit]}{unit}" if value_ms else "0"

@@ -23,7 +23,9 @@
         ├── OffsetsLost           offsets and journal contradict each other
         ├── StateMismatch         saved state and the code do not fit
         ├── StateDirError         the state directory is in use, unwritable, full, another job's, a newer version's
-        ├── CheckpointStoreError  the checkpoint store refuses: credentials, no bucket, read-only, full, another job's
+        ├── CheckpointStoreError  the checkpoint store refuses: credentials, no bucket, read-only, full
+        │   └── CheckpointStoreTaken  ... the checkpoints under its prefix are another job's
+        ├── JournalTooLong        no checkpoint succeeds, and a journal has grown past its bound
         └── InvariantBroken       a law does not hold: a bug in streamcore, and never something to go on from
 
 Exit codes follow the remedy: 0 done, 2 usage (typer's), 10 stop, 11 step aside, 12 rebuild (restart), 13 retry
@@ -127,6 +129,12 @@ class StateDirError(StopError): ...
 
 
 class CheckpointStoreError(StopError): ...
+
+
+class CheckpointStoreTaken(CheckpointStoreError): ...
+
+
+class JournalTooLong(StopError): ...
 
 
 class InvariantBroken(StopError): ...

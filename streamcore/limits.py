@@ -102,6 +102,17 @@ CHECKPOINT_OBJECT_BYTES = 1 << 30
 CHECKPOINT_MANIFEST_BYTES = 32 << 20
 CHECKPOINT_THREADS = 8
 """Downloads of a restore at a time."""
+CHECKPOINT_KEEP = 3
+"""Checkpoints of each task that are kept."""
+JOURNAL_MILESTONE_BYTES = 256 << 20
+"""A task's journal has grown by so much since its last cut: a barrier begins before its time."""
+JOURNAL_BOUND_BYTES = 64 << 30
+"""A task's journal since its newest checkpoint: beyond it the job stops, as no takeover would come to its end."""
+DRILL_INTERVAL_S = 3_600.0
+SWEEP_BARRIERS = 20
+"""Unnamed objects are looked for after so many completed barriers."""
+CONTROL_KEPT = 100
+"""Barriers that the control topic still tells of."""
 
 # --- sizes on the wire ---------------------------------------------------------------------------------------
 METADATA_BYTES = 3_500
@@ -138,4 +149,5 @@ invariant(
     CHECKPOINT_REUSE_S + CHECKPOINT_UPLOAD_S + CHECKPOINT_SKEW_S < CHECKPOINT_GRACE_S,
     "what an upload takes as uploaded is not collected before its manifest is there",
 )
+invariant(0 < JOURNAL_MILESTONE_BYTES < JOURNAL_BOUND_BYTES, "a checkpoint is tried before a journal is too long")
 invariant(SLICE_MIN_RECORDS < SLICE_MAX_RECORDS <= EPOCH_RECORDS, "slices lie within an epoch")

@@ -118,9 +118,9 @@ class DirectoryStore:
         return True
 
     def _prepare(self, directory: Path) -> None:
-        if directory in self._known and directory.is_dir():
+        if directory in self._known and directory.is_dir() and (self._root / _NEW).is_dir():
             return
-        if not self._known:
+        if not self._known or not (self._root / _NEW).is_dir():
             self._root.mkdir(exist_ok=True)
             (self._root / _NEW).mkdir(exist_ok=True)
             self._clean()

@@ -1,8 +1,8 @@
 """Whose a prefix is: two jobs of one name, at two clusters, must not share one.
 
-    JOB/owner.json   {"format": 1, "job": …, "cluster": …, "lineage": …}   created once, by the job's first worker
+    JOB/owner.json   {"format": 1, "job": …, "identity": …, "lineage": …}   created once, by the job's first worker
 
-`cluster` is the broker's cluster id (the embedded log's own for that): with the job's name it says which job this is.
+`identity` is the topic id of the job's control topic: no two jobs, and no two lives of one (`reset`), have the same.
 `lineage` is one of its first, for people.
 """
 
@@ -14,7 +14,7 @@ import msgspec
 
 from streamcore.checkpoint.manifest import Layout
 from streamcore.checkpoint.store import CheckpointStore, read
-from streamcore.errors import CheckpointStoreError, StateMismatch
+from streamcore.errors import CheckpointStoreError, CheckpointStoreTaken, StateMismatch
 from streamcore.state.store import UNREADABLE
 
 FORMAT: Final = 1
@@ -23,25 +23,31 @@ FORMAT: Final = 1
 class Owner(msgspec.Struct, frozen=True):
     format: int
     job: str
-    cluster: str
+    identity: str
     lineage: str
 
 
-def claim(store: CheckpointStore, job: str, cluster: str, lineage: str) -> Owner:
+def claim(store: CheckpointStore, job: str, identity: str, lineage: str) -> Owner:
     """The prefix is this job's, or becomes it. Called at a job's start, before anything is put: it also finds out
-    whether the store can be written. Raises CheckpointStoreError for another job's, and what the store raises."""
+    whether the store can be written. Raises CheckpointStoreTaken for another job's, and what the store raises."""
     key = Layout(job).owner
-    mine = Owner(FORMAT, job, cluster, lineage)
+    mine = Owner(FORMAT, job, identity, lineage)
     if store.stat(key) is None and store.put_once(key, msgspec.json.encode(mine) + b"\n"):
         return mine
     found = look(store, job)
-    if (found.job, found.cluster) != (job, cluster):
-        raise CheckpointStoreError(
-            f"the checkpoints in {store.place}/{job}/ belong to the job {found.job} of the Kafka cluster "
-            f"{found.cluster} (its first lineage: {found.lineage}), not to the job {job} of the cluster {cluster}",
-            "give each job a prefix of its own with --checkpoints; a copied one goes on from a savepoint",
+    if (found.job, found.identity) != (job, identity):
+        raise CheckpointStoreTaken(
+            f"the checkpoints in {store.place}/{job}/ belong to another job {found.job}, whose control topic has the "
+            f"id {found.identity} (its first lineage: {found.lineage}); this one's has {identity}",
+            "give each job, at each cluster, a prefix of its own with --checkpoints; if it is this job's life before a "
+            f"reset, `streamcore checkpoints drop {job} --all` lets it go",
         )
     return found
+
+
+def release(store: CheckpointStore, job: str) -> None:
+    """Nobody's again: when all of the job's checkpoints are deleted."""
+    store.delete(Layout(job).owner)
 
 
 def look(store: CheckpointStore, job: str) -> Owner:

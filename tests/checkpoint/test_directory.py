@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -120,3 +121,22 @@ def test_bytes_and_name_are_synced_before_it_says_so(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "link", linked)
     store.put_once("job/objects/a", b"1")
     assert calls == ["sync .new", "link", "sync job"]
+
+
+def test_a_store_that_is_taken_away_and_comes_back_is_used_again(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    store = DirectoryStore(tmp_path / "disk" / "store")
+    store.put_once("job/objects/a", b"1")
+    (tmp_path / "disk").rename(tmp_path / "gone")
+    with pytest.raises(CheckpointStoreError, match="No such file or directory"):
+        store.put_once("job/objects/b", b"2")
+    assert not (tmp_path / "disk").exists()
+    (tmp_path / "gone").rename(tmp_path / "disk")
+    assert store.put_once("job/objects/b", b"2")
+
+
+def test_a_store_that_was_deleted_begins_anew(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path / "store")
+    store.put_once("job/objects/a", b"1")
+    shutil.rmtree(tmp_path / "store")
+    assert store.put_once("job/objects/a", b"1")

@@ -135,53 +135,53 @@ def memory() -> MemoryObjects:
 
 def test_a_prefix_is_the_first_jobs_that_came() -> None:
     store = memory()
-    first = owner.claim(store, "job", "cluster-1", "line")
-    assert owner.claim(store, "job", "cluster-1", "later") == first
+    first = owner.claim(store, "job", "topic-1", "line")
+    assert owner.claim(store, "job", "topic-1", "later") == first
     assert owner.look(store, "job") == first
-    assert owner.claim(store, "another", "cluster-2", "line").job == "another"
+    assert owner.claim(store, "another", "topic-2", "line").job == "another"
 
 
-def test_two_jobs_of_one_name_at_two_clusters_do_not_share_a_prefix() -> None:
+def test_two_jobs_of_one_name_do_not_share_a_prefix() -> None:
     store = memory()
-    owner.claim(store, "job", "cluster-1", "line")
+    owner.claim(store, "job", "topic-1", "line")
     with pytest.raises(CheckpointStoreError) as caught:
-        owner.claim(store, "job", "cluster-2", "other")
+        owner.claim(store, "job", "topic-2", "other")
     assert caught.value.what == (
-        "the checkpoints in memory/job/ belong to the job job of the Kafka cluster cluster-1 "
-        "(its first lineage: line), not to the job job of the cluster cluster-2"
+        "the checkpoints in memory/job/ belong to another job job, whose control topic has the id topic-1 "
+        "(its first lineage: line); this one's has topic-2"
     )
     assert "a prefix of its own" in caught.value.remedy
 
 
 def test_of_two_that_claim_at_once_the_slower_learns_it() -> None:
     store = memory()
-    owner.claim(store, "job", "cluster-1", "line")
+    owner.claim(store, "job", "topic-1", "line")
     listing = store.stat
 
     def not_yet(key: str) -> None:
         store.stat = listing
 
     store.stat = not_yet
-    with pytest.raises(CheckpointStoreError, match="cluster-1"):
-        owner.claim(store, "job", "cluster-2", "other")
+    with pytest.raises(CheckpointStoreError, match="topic-1"):
+        owner.claim(store, "job", "topic-2", "other")
 
 
 def test_a_store_that_cannot_be_written_is_found_out_at_the_claim() -> None:
     script = Script()
     script.plan("put_once", "owner", Fault("denied"))
     with pytest.raises(CheckpointStoreError, match="is denied"):
-        owner.claim(MemoryObjects(ManualClock(), script), "job", "cluster", "line")
+        owner.claim(MemoryObjects(ManualClock(), script), "job", "topic", "line")
 
 
 @pytest.mark.parametrize(
     ("data", "error"),
-    [(b"{", CheckpointStoreError), (b'{"format":9,"job":"j","cluster":"c","lineage":"l"}', StateMismatch)],
+    [(b"{", CheckpointStoreError), (b'{"format":9,"job":"j","identity":"c","lineage":"l"}', StateMismatch)],
 )
 def test_an_owner_that_cannot_be_read_is_nobody_to_overwrite(data: bytes, error: type[Exception]) -> None:
     store = memory()
     store.put_once("job/owner.json", data)
     with pytest.raises(error, match=r"job/owner\.json in memory"):
-        owner.claim(store, "job", "cluster", "line")
+        owner.claim(store, "job", "topic", "line")
 
 
 # --- holds ------------------------------------------------------------------------------------------------------
