@@ -14,7 +14,7 @@ from streamcore.testing.simulated.faults import Rates, Schedule
 from streamcore.testing.simulated.simulation import Simulation
 from tests.simulation.topologies import TOPOLOGIES
 
-HORIZON_S: Final = 10.0
+HORIZON_S: Final = 8.0
 
 
 @dataclass(frozen=True)

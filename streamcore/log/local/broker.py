@@ -11,9 +11,9 @@ requests that write are refused.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import RLock
+from typing import Protocol
 
 from streamcore import limits
 from streamcore.clock import Clock
@@ -39,9 +39,43 @@ from streamcore.log.local.waiting import STEPS_S, Steps
 from streamcore.log.port import Committed, Membership, OffsetCommit, TopicInfo
 from streamcore.types import Offset, TopicPartition
 
+
+class _Lock(Protocol):
+    def acquire(self) -> bool: ...
+    def release(self) -> None: ...
+
+
 FORMAT = 1
 METADATA_CHARACTERS = 4_096
 """offset.metadata.max.bytes of a broker."""
+
+
+class _Request:
+    """One request: holds the lock, gives the batch, and has it written at the end. (A generator would cost as much as
+    the request.)"""
+
+    __slots__ = ("_batch", "_begin", "_end", "_lock", "_writes")
+
+    def __init__(self, lock: _Lock, begin: Callable[[bool], Batch], end: Callable[[Batch], None], writes: bool) -> None:
+        self._lock = lock
+        self._begin = begin
+        self._end = end
+        self._writes = writes
+
+    def __enter__(self) -> Batch:
+        self._lock.acquire()
+        try:
+            self._batch = self._begin(self._writes)
+        except BaseException:
+            self._lock.release()
+            raise
+        return self._batch
+
+    def __exit__(self, *failure: object) -> None:
+        try:
+            self._end(self._batch)
+        finally:
+            self._lock.release()
 
 
 class Broker:
@@ -90,27 +124,27 @@ class Broker:
             batch.entries[keys.FACTS] = encode(facts)
             self._storage.write(batch)
 
-    @contextmanager
-    def _request(self, writes: bool = False) -> Generator[Batch]:
-        with self._lock:
-            batch = Batch()
-            if self._read_only:
-                if writes:
-                    raise StateDirError(
-                        "the embedded log is open for reading only: another process may be running a job on it",
-                        "stop the job first, or do this from within it",
-                    )
-                if self._storage.catch_up():
-                    self._load()
-                yield batch
-                return
-            try:
-                self._expire(batch)
-                yield batch
-            finally:
-                # Also when the request was refused: what expired, and what it had changed, is so in memory.
-                if batch:
-                    self._storage.write(batch)
+    def _request(self, writes: bool = False) -> _Request:
+        return _Request(self._lock, self._begin, self._end, writes)
+
+    def _begin(self, writes: bool) -> Batch:
+        batch = Batch()
+        if not self._read_only:
+            self._expire(batch)
+            return batch
+        if writes:
+            raise StateDirError(
+                "the embedded log is open for reading only: another process may be running a job on it",
+                "stop the job first, or do this from within it",
+            )
+        if self._storage.catch_up():
+            self._load()
+        return batch
+
+    def _end(self, batch: Batch) -> None:
+        """Also when the request was refused: what expired, and what it had changed, is so in memory."""
+        if batch and not self._read_only:
+            self._storage.write(batch)
 
     def _expire(self, batch: Batch) -> None:
         now_s = self._clock.monotonic_s()
