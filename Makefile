@@ -31,6 +31,7 @@ chaos: $(VENV)/test.ok
 planted: $(VENV)/test.ok
 	$(BIN)/python -m tests.simulation.hunt
 
+seeds: N = 10000
 seeds: $(VENV)/test.ok
 	$(BIN)/python -m tests.simulation.seeds $(N)
 
