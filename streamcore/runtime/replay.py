@@ -145,6 +145,12 @@ class Replay:
                 f"{placed.first}: frames are missing, so the state cannot be rebuilt",
                 "`streamcore reset JOB` starts over; another tool trimmed, compacted or wrote the journal topic",
             )
+        if self._mark is None and placed.frame.checkpoint is not None:
+            raise OffsetsLost(
+                f"task {self._task}: its state began with the checkpoint {placed.frame.checkpoint} (of a savepoint), "
+                "which was not restored",
+                "run the job with the --checkpoints that it was resumed with",
+            )
         refuse_dropped(placed.frame.deltas, self._store.steps, f"the journal of task {self._task}")
         mark = mark_of(placed)
         self._store.apply(placed.frame.deltas, mark)

@@ -34,10 +34,17 @@ CONTROL_CONFIG: Final = SHUFFLE_CONFIG
 
 
 def prepare(
-    plan: Plan, admin: Admin, replication: int | None, auto_partitions: int | None = None, *, control: bool = False
+    plan: Plan,
+    admin: Admin,
+    replication: int | None,
+    auto_partitions: int | None = None,
+    *,
+    control: bool = False,
+    shuffled: Mapping[str, int] | None = None,
 ) -> dict[str, TopicInfo]:
     """All topics of the job, existing and checked; the user's are made too where `auto_partitions` says with how many
-    partitions. With `control` the job has barriers. Raises TopicError, StateMismatch."""
+    partitions. With `control` the job has barriers. `shuffled`: partitions of new shuffles, by stage, where
+    not the default. Raises TopicError, StateMismatch."""
     found = admin.topics()
     for stage in lost_stages(plan, found):
         raise StateMismatch(*lost_stage(plan, stage))
@@ -48,12 +55,13 @@ def prepare(
     for name in missing:
         found[name] = admin.create(name, auto_partitions or 1, {})
     counts = [found[name].partitions for name in plan.source_topics]
-    shuffled = max(counts)
-    if shuffled > limits.PARTITIONS:
-        raise TopicError(f"job {plan.job}: {shuffled} partitions; a shuffle has at most {limits.PARTITIONS}", "")
+    most = max(counts)
+    if most > limits.PARTITIONS:
+        raise TopicError(f"job {plan.job}: {most} partitions; a shuffle has at most {limits.PARTITIONS}", "")
     for stage in plan.stages:
         if stage.is_shuffle:
-            _ensure(plan, admin, found, stage.topic, shuffled, SHUFFLE_CONFIG, replication, pinned=True)
+            count = (shuffled or {}).get(stage.name) or most
+            _ensure(plan, admin, found, stage.topic, count, SHUFFLE_CONFIG, replication, pinned=True)
         count = found[stage.topic].partitions
         journal = plan.journal_topic(stage.name)
         _ensure(plan, admin, found, journal, count, JOURNAL_CONFIG, replication, pinned=False)

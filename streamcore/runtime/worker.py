@@ -528,6 +528,16 @@ class Worker:
         return found[0] if found else tasks[0].runner.peek(step, key)
 
     @property
+    def stopping(self) -> bool:
+        """`run` returns after this turn: it was asked to, or the job stopped at a savepoint."""
+        return self._stopping
+
+    @property
+    def barriers(self) -> Barriers | None:
+        """What this worker knows of them; None where there are none."""
+        return None if self._cutting is None else self._cutting.barriers
+
+    @property
     def joined(self) -> bool:
         """`open` has come to its end: `progress` may be asked."""
         return hasattr(self, "_owned") and hasattr(self, "_committer")
