@@ -207,6 +207,15 @@ CHECKPOINT_FAILED: Final = Spec(
     "The store does not answer, refuses or is full. The job goes on, and its journals grow until one succeeds.",
     ("cause",),
 )
+DRILLS: Final = Spec(
+    "streamcore_checkpoint_drills",
+    "counter",
+    "Retained checkpoints restored into a scratch directory to see whether they are whole, by outcome: whole, damaged, "
+    "unknown",
+    "damaged: the log names checkpoint and object; `streamcore checkpoints verify JOB` looks at all. unknown: the "
+    "store does not answer, or the state directory's disk is full.",
+    ("outcome",),
+)
 RESTORE_S: Final = Spec(
     "streamcore_restore_seconds",
     "histogram",
@@ -231,7 +240,7 @@ HELD_S: Final = Spec(
 CATALOG: Final = (
     RECORDS_IN, RECORDS_OUT, LAG, TASKS, EPOCHS, ABORTED, UNKNOWN, COMMIT_S, BATCH, OVERLAY, JOURNAL, REPLAY_S,
     REPLAYED, STATE_REBUILT, REBALANCES, DEDUPE, DEAD_LETTERS, SKIPPED, RERUNS, PAUSES, PRODUCERS,
-    CHECKPOINT_S, SNAPSHOT_S, CHECKPOINT_NEW, CHECKPOINT_BYTES, CHECKPOINT_FAILED, RESTORE_S, BARRIERS, HELD_S,
+    CHECKPOINT_S, SNAPSHOT_S, CHECKPOINT_NEW, CHECKPOINT_BYTES, CHECKPOINT_FAILED, DRILLS, RESTORE_S, BARRIERS, HELD_S,
 )  # fmt: skip
 
 

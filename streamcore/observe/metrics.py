@@ -53,6 +53,7 @@ class Metrics:
         self._checkpoint_new = self._counter(catalog.CHECKPOINT_NEW)
         self._checkpoint_bytes = self._gauge(catalog.CHECKPOINT_BYTES)
         self._checkpoint_failed = self._counter(catalog.CHECKPOINT_FAILED)
+        self._drills = self._counter(catalog.DRILLS)
         self._restore_s = self._histogram(catalog.RESTORE_S)
         self._barriers = self._counter(catalog.BARRIERS)
         self._held_s = self._histogram(catalog.HELD_S)
@@ -153,6 +154,9 @@ class Metrics:
 
     def checkpoint_failed(self, cause: str) -> None:
         self._checkpoint_failed.labels(cause).inc()
+
+    def drilled(self, outcome: Literal["whole", "damaged", "unknown"]) -> None:
+        self._drills.labels(outcome).inc()
 
     def restored(self, seconds: float) -> None:
         self._restore_s.observe(seconds)

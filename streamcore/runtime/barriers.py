@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from streamcore.runtime.control import Abandon, Complete, Cut, Request, Resume, Said, Start, Stored
+from streamcore.runtime.control import Abandon, Complete, Cut, Failed, Request, Resume, Said, Start, Stored
 from streamcore.topology.plan import Plan, Stage
 from streamcore.types import Partition, TaskId
 
@@ -39,6 +39,8 @@ class Barrier:
     resumed: set[str] = field(default_factory=set[str])
     """Shuffles (by their stage) whose markers are written."""
     stored: dict[TaskId, Stored] = field(default_factory=dict[TaskId, Stored])
+    failed: dict[TaskId, Failed] = field(default_factory=dict[TaskId, Failed])
+    """Tasks whose checkpoint came to nothing: it cannot be complete any more."""
 
     @property
     def number(self) -> int:
@@ -86,7 +88,7 @@ class Barriers:
             case _:
                 self._hear_of(said)
 
-    def _hear_of(self, said: Cut | Resume | Stored | Complete | Abandon) -> None:
+    def _hear_of(self, said: Cut | Resume | Stored | Failed | Complete | Abandon) -> None:
         barrier = self.open
         if barrier is None or said.barrier != barrier.number:
             return
@@ -97,6 +99,8 @@ class Barriers:
                 barrier.resumed.add(said.shuffle)
             case Stored():
                 barrier.stored[said.task] = said
+            case Failed():
+                barrier.failed[said.task] = said
             case Complete():
                 barrier.state = BarrierState.COMPLETE
                 self.completed = barrier

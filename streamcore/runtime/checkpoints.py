@@ -14,28 +14,39 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from streamcore import limits
 from streamcore.checkpoint.background import Beside, Done, Failed, Inline, Work
 from streamcore.checkpoint.collect import Retention, Sweeper, retire
 from streamcore.checkpoint.manifest import Layout, load
+from streamcore.checkpoint.owner import claim
 from streamcore.checkpoint.restore import Restorer
 from streamcore.checkpoint.savepoint import SavedStage, SavedStep, SavedTask, Savepoint, write
 from streamcore.checkpoint.snapshot import SUFFIX, Form, Snapshot, rocks, take
 from streamcore.checkpoint.store import CheckpointStore
 from streamcore.checkpoint.upload import Facts, Uploaded, Uploader
+from streamcore.checkpoint.verify import Verifier
 from streamcore.clock import Clock, Entropy
-from streamcore.errors import AccessDenied, CheckpointDamaged, RetryError, StreamcoreError
+from streamcore.errors import (
+    AccessDenied,
+    CheckpointDamaged,
+    CheckpointStoreTaken,
+    JournalTooLong,
+    RetryError,
+    StreamcoreError,
+)
 from streamcore.log.port import Admin
 from streamcore.observe.metrics import Metrics
-from streamcore.runtime.barriers import Barrier
-from streamcore.runtime.cutting import Checkpointed
+from streamcore.runtime.barriers import Barrier, BarrierState
+from streamcore.runtime.cutting import Checkpointed, Unstored
+from streamcore.runtime.drill import Drill
 from streamcore.runtime.task import Task
 from streamcore.topology.nodes import Node, Process
-from streamcore.topology.plan import Plan, Stage
+from streamcore.topology.plan import Plan, Stage, control_topic
 from streamcore.types import Epoch, Offset, TaskId, TopicPartition
 
 logger = logging.getLogger(__name__)
@@ -65,11 +76,22 @@ class Checkpointing:
     beside: bool = True
     """Uploads and restores on threads of their own; else at once, where a simulator needs it."""
     retention: Retention = field(default_factory=Retention)
+    trims: bool = True
+    """Whether journals are trimmed behind checkpoints: not when the store is lost with the machine, and the log is
+    not."""
+    milestone_bytes: int = 0
+    """A task's journal has grown by so much since its last cut: a checkpoint before its time. 0: none."""
+    bound_bytes: int = 0
+    """A task's journal since its newest checkpoint is longer: the job stops. 0: no bound."""
+    drill_every_s: float = 0.0
 
     def restorer(self, clock: Clock, entropy: Entropy) -> Restorer:
         if self.beside:
             return Restorer(self.store, clock, entropy, form=self.form)
         return Restorer(self.store, clock, entropy, form=self.form, threads=0)
+
+    def verifier(self, clock: Clock, entropy: Entropy) -> Verifier:
+        return Verifier(self.store, clock, entropy, form=self.form, threads=2 if self.beside else 0)
 
     def work(self, name: str) -> Work[object]:
         return Beside(name) if self.beside else Inline(name)
@@ -153,11 +175,48 @@ class Checkpoints:
         self._trimmed: dict[TopicPartition, Offset] = {}
         self._sweeper = Sweeper(how.store, plan.job)
         self._saved: list[tuple[int, str]] = []
+        self._dropped: _Waiting | None = None
+        """What runs for a task that was let go."""
+        self._unstored: list[Unstored] = []
+        self._distrusted: dict[TaskId, frozenset[str]] = {}
+        self._identity: str | None = None
+        """Of the job, once its tasks run: see checkpoint.owner."""
+        self._claimed = False
+        self._last_failure = ""
+        self._drill = Drill(
+            plan.job,
+            how.store,
+            how.verifier(clock, entropy),
+            how.work("drill"),
+            how.drill_every_s,
+            clock,
+            entropy.random(),
+            metrics,
+        )
 
     # --- the Checkpointer ---------------------------------------------------------------------------------------
 
+    def running(self, tasks: Sequence[Task]) -> bool:
+        if self._identity is None:
+            control = control_topic(self._plan.job)
+            self._identity, lineage = self._admin.topics([control])[control].topic_id, tasks[0].lineage
+            self._chores.append(lambda: self._claim(lineage))
+            self._next()
+        self._drilled(self._drill.step([(task.id, self._how.folders.folder(task.id)) for task in tasks]))
+        milestone, bound = self._how.milestone_bytes, self._how.bound_bytes
+        for task in tasks:
+            if bound and task.tail.size_bytes > bound:
+                raise self._too_long(task, bound)
+        return bool(milestone) and any(task.tail.since_cut > milestone for task in tasks)
+
     def begin(self, task: Task, barrier: int | None) -> None:
         """Raises StateDirError, StateDamaged as the store does."""
+        task.tail.cut()
+        if self._running is not None and self._running.task == task.id:
+            # Its files are being read, and lie where the next ones would.
+            self._unstored.append(Unstored(task.id, barrier, "its last checkpoint is still being uploaded"))
+            return
+        self._distrusted[task.id] = self._distrusted.get(task.id, frozenset()) | task.distrusted
         begun_s = self._clock.monotonic_s()
         path = self._how.folders.folder(task.id)
         snapshot = take(task.store, path.with_name(path.name + SUFFIX))
@@ -166,10 +225,11 @@ class Checkpoints:
         self._waiting.append(_Waiting(task.id, barrier, snapshot, self._facts(task.stage, barrier)))
         self._next()
 
-    def done(self) -> list[Checkpointed]:
-        found: list[Checkpointed] = []
+    def done(self) -> list[Checkpointed | Unstored]:
+        found: list[Checkpointed | Unstored] = [*self._unstored]
+        self._unstored.clear()
         result = self._work.poll()
-        running = self._running
+        running = None if self._running is self._dropped else self._running
         match result:
             case Done(Uploaded() as uploaded) if running is not None:
                 self._metrics.checkpointed(uploaded.seconds, uploaded.bytes_new, uploaded.bytes_total)
@@ -178,16 +238,26 @@ class Checkpoints:
                 self._trim(trim)
             case Done(_Saved() as saved):
                 self._saved.append((saved.barrier, saved.wrong))
+            case Failed(CheckpointStoreTaken() as error):
+                raise error
             case Failed(error):
-                self._metrics.checkpoint_failed(type(error).__name__)
-                what = f"the checkpoint of {running.task}" if running else "collecting old checkpoints"
-                logger.warning("%s failed, the job goes on without it: %s", what, error)
+                self._failed(error, running)
+                if running is not None:
+                    found.append(Unstored(running.task, running.barrier, error.what))
             case _:
                 pass
         if result is not None:
-            self._running = None
+            self._running = self._dropped = None
         self._next()
         return found
+
+    def decided(self, barrier: Barrier, coordinating: bool) -> None:
+        self._metrics.barrier_decided(barrier.state.value)
+        if coordinating and barrier.state is BarrierState.COMPLETE and barrier.number % limits.SWEEP_BARRIERS == 0:
+            self.sweep()
+
+    def forget(self, control: TopicPartition, before: Offset) -> None:
+        self._delete_records(control, before)
 
     def named(self, task: Task) -> None:
         if task.mark is None or task.checkpoint is None:
@@ -214,7 +284,11 @@ class Checkpoints:
         for waiting in self._waiting:
             waiting.snapshot.delete()
         self._waiting.clear()
+        self._unstored.clear()
+        self._dropped = self._running
         self._chores.clear()
+        if not self._claimed:
+            self._identity = None
         self._uploaders.clear()
 
     # --- beside -------------------------------------------------------------------------------------------------
@@ -225,16 +299,56 @@ class Checkpoints:
         if self._waiting:
             self._running = waiting = self._waiting.popleft()
             uploader = self._uploader(waiting.task)
-            self._work.submit(lambda: uploader.upload(waiting.snapshot, waiting.facts))
+            self._work.submit(lambda: self._upload(uploader, waiting))
         elif self._chores:
             self._work.submit(self._chores.popleft())
 
     def _uploader(self, task: TaskId) -> Uploader:
         if task not in self._uploaders:
-            self._uploaders[task] = Uploader(
+            uploader = self._uploaders[task] = Uploader(
                 self._how.store, self._plan.job, task, self._clock, self._entropy, self._how.form
             )
+            uploader.distrust(self._distrusted.get(task, frozenset()))
         return self._uploaders[task]
+
+    def _upload(self, uploader: Uploader, waiting: _Waiting) -> Uploaded:
+        """On the other thread."""
+        try:
+            self._claim(waiting.snapshot.mark.lineage)
+            return uploader.upload(waiting.snapshot, waiting.facts)
+        finally:
+            waiting.snapshot.delete()
+
+    def _claim(self, lineage: str) -> None:
+        """On the other thread. A store that does not answer is asked again before the next upload."""
+        identity = self._identity
+        if not self._claimed and identity is not None:
+            claim(self._how.store, self._plan.job, identity, lineage)
+            self._claimed = True
+
+    def _failed(self, error: StreamcoreError, running: _Waiting | None) -> None:
+        self._metrics.checkpoint_failed(type(error).__name__)
+        what = f"the checkpoint of {running.task}" if running else "a request to the checkpoint store"
+        self._last_failure = error.what
+        logger.warning("%s failed, the job goes on without it: %s", what, error)
+
+    def _drilled(self, found: tuple[TaskId, frozenset[str]] | None) -> None:
+        if found is None:
+            return
+        task, objects = found
+        self._distrusted[task] = self._distrusted.get(task, frozenset()) | objects
+        self._chores.append(lambda: self._uploader(task).distrust(objects))
+        self._next()
+
+    def _too_long(self, task: Task, bound: int) -> JournalTooLong:
+        since = f"its checkpoint {task.checkpoint}" if task.checkpoint else "its beginning: it has no checkpoint"
+        last = f" The last failure: {self._last_failure}." if self._last_failure else ""
+        return JournalTooLong(
+            f"job {self._plan.job}, task {task.id}: its journal has grown by {task.tail.size_bytes:,} bytes since "
+            f"{since}. The bound is {bound:,}.{last}",
+            f"see that checkpoints can be stored in {self._how.store.place}, and start again; or raise "
+            "checkpoints.journal_bound_bytes (0: no bound), at the price of a longer takeover",
+        )
 
     def _retire(self, task: TaskId, lineage: str, manifest: str) -> _Trim | None:
         """On the other thread: it touches the store alone."""
@@ -259,13 +373,17 @@ class Checkpoints:
         return _Saved(savepoint.barrier, wrong)
 
     def _trim(self, trim: _Trim) -> None:
-        if trim.before <= self._trimmed.get(trim.journal, 0):
+        if self._how.trims:
+            self._delete_records(trim.journal, trim.before)
+
+    def _delete_records(self, tp: TopicPartition, before: Offset) -> None:
+        if before <= self._trimmed.get(tp, 0):
             return
         try:
-            self._admin.delete_records({trim.journal: trim.before})
-            self._trimmed[trim.journal] = trim.before
+            self._admin.delete_records({tp: before})
+            self._trimmed[tp] = before
         except (RetryError, AccessDenied) as error:
-            logger.warning("the journal %s is not trimmed this time, and grows: %s", trim.journal, error)
+            logger.warning("%s is not trimmed this time, and grows: %s", tp, error)
 
     def _facts(self, stage: Stage, barrier: int | None) -> Facts:
         versions = {n.name: n.state.__schema__.version if isinstance(n, Process) else None for n in stage.stateful}

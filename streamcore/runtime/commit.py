@@ -62,6 +62,8 @@ class Prepared:
     task: Task
     frame: Frame
     receipts: list[Receipt]
+    size_bytes: int
+    """Of the journal frame."""
     mark: EpochMark | None = None
 
 
@@ -156,8 +158,10 @@ class Committer:
             journal = TopicPartition(self._plan.journal_topic(task.stage.name), task.id.partition)
             frame = self._frame(task, nonce, deltas)
             messages = encode_frame(frame)
-            self._metrics.journaled(sum(map(len, messages)))
-            prepared.append(Prepared(task, frame, [producer.send(journal, message) for message in messages]))
+            size_bytes = sum(map(len, messages))
+            self._metrics.journaled(size_bytes)
+            receipts = [producer.send(journal, message) for message in messages]
+            prepared.append(Prepared(task, frame, receipts, size_bytes))
         for tp, message in self.words(tasks, nonce):
             producer.send(tp, message)
         return prepared
@@ -270,6 +274,7 @@ class Committer:
         part.task.store.apply(part.frame.deltas, part.mark)
         part.task.runner.committed()
         part.task.committed_as(part.mark)
+        part.task.tail.wrote(part.size_bytes)
 
     # --- undoing ----------------------------------------------------------------------------------------------
 

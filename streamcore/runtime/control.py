@@ -7,6 +7,7 @@ Format of a message: `scc`, one byte format (1), then a msgpack array: the kind'
     c Cut        barrier, stage, partition, lineage, epoch, nonce, input topic → offset: in the task's own transaction
     r Resume     barrier, shuffle's stage: in the transaction that holds its markers
     t Stored     barrier or nil, stage, partition, epoch, manifest's key: in the commit that names it
+    f Failed     barrier, stage, partition, why its checkpoint is not stored
     d Complete   barrier, time in ms
     a Abandon    barrier, why
     q Request    what a person asks for: a token of its own, a savepoint's name or nil for a checkpoint, whether to stop
@@ -70,6 +71,17 @@ class Stored(msgspec.Struct, array_like=True, frozen=True, tag="t"):
         return TaskId(self.stage, self.partition)
 
 
+class Failed(msgspec.Struct, array_like=True, frozen=True, tag="f"):
+    barrier: int
+    stage: str
+    partition: Partition
+    why: str
+
+    @property
+    def task(self) -> TaskId:
+        return TaskId(self.stage, self.partition)
+
+
 class Complete(msgspec.Struct, array_like=True, frozen=True, tag="d"):
     barrier: int
     time_ms: int
@@ -86,7 +98,7 @@ class Request(msgspec.Struct, array_like=True, frozen=True, tag="q"):
     stops: bool = False
 
 
-Said = Start | Cut | Resume | Stored | Complete | Abandon | Request
+Said = Start | Cut | Resume | Stored | Failed | Complete | Abandon | Request
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Said).decode

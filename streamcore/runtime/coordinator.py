@@ -7,7 +7,7 @@ holds.
     1 start      when a checkpoint is due, or asked for, and none is open
     2 resume     for each shuffle all of whose upstream tasks have cut: one marker a partition
     3 complete   when every task has cut and its checkpoint is stored, and the savepoint, if one was asked for, written
-    4 abandon    when it takes too long, or another version of the topology has begun it
+    4 abandon    when a checkpoint is not stored, or it takes too long, or another version of the topology has begun it
 """
 
 from __future__ import annotations
@@ -82,6 +82,9 @@ class Coordinator:
             return Decision([Complete(barrier.number, self._clock.wall_ms())])
         if barrier.start.topology != self._plan.version:
             return Decision([Abandon(barrier.number, "another version of the topology began it")])
+        if barrier.failed:
+            failed = next(iter(barrier.failed.values()))
+            return Decision([Abandon(barrier.number, f"the checkpoint of {failed.task} is not stored: {failed.why}")])
         if now_s - self._opened_s > limits.BARRIER_TIMEOUT_S:
             return Decision([Abandon(barrier.number, self._late(now_s - self._opened_s))])
         return None

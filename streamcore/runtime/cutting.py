@@ -14,15 +14,17 @@ Processing thread only.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from streamcore import limits
 from streamcore.clock import Clock
+from streamcore.errors import OffsetsLost
 from streamcore.log.port import Log, Reader
 from streamcore.runtime.barriers import Barrier, Barriers
-from streamcore.runtime.control import Cut, Stored, decode, encode
+from streamcore.runtime.control import Cut, Failed, Start, Stored, decode, encode
 from streamcore.runtime.coordinator import Coordinator, Decision
 from streamcore.runtime.task import Task
 from streamcore.topology.plan import control_topic
@@ -43,19 +45,41 @@ class Checkpointed:
     manifest: str
 
 
+@dataclass(frozen=True, slots=True)
+class Unstored:
+    """A checkpoint that came to nothing."""
+
+    task: TaskId
+    barrier: int | None
+    why: str
+
+
 class Checkpointer(Protocol):
     """Makes checkpoints beside the processing thread."""
+
+    def running(self, tasks: Sequence[Task]) -> bool:
+        """These tasks run, at least one; called often. Whether a checkpoint is wanted before its time. Raises
+        CheckpointStoreTaken, JournalTooLong."""
+        ...
 
     def begin(self, task: Task, barrier: int | None) -> None:
         """Of the task as it stands, just committed: its files are taken now, and uploaded later."""
         ...
 
-    def done(self) -> list[Checkpointed]:
-        """Since the last call; a failed one has been told of, and is none."""
+    def done(self) -> list[Checkpointed | Unstored]:
+        """Since the last call."""
         ...
 
     def named(self, task: Task) -> None:
         """The task's commit names its newest checkpoint: what only older ones need may go (law 8)."""
+        ...
+
+    def decided(self, barrier: Barrier, coordinating: bool) -> None:
+        """It is complete or abandoned. `coordinating`: by this worker."""
+        ...
+
+    def forget(self, control: TopicPartition, before: Offset) -> None:
+        """What the control topic told before this is of use to nobody."""
         ...
 
     def save(self, barrier: Barrier) -> None:
@@ -95,6 +119,10 @@ class Cutting:
         self.stopping = False
         """The barrier that stops the job is complete."""
         self._reader: Reader | None = None
+        self._starts: deque[Offset] = deque(maxlen=limits.CONTROL_KEPT)
+        """Where the last barriers' starts stand."""
+        self._open = 0
+        """The barrier that this worker has seen open, and not decided."""
         self._due_s = 0.0
         self._decision: Decision | None = None
 
@@ -110,9 +138,26 @@ class Cutting:
         self._read()
         for done in self._checkpointer.done():
             self._take(done)
+        tasks = list(self._tasks())
+        if tasks and self._checkpointer.running(tasks):
+            self._coordinator.wanted = True
+        self._look_for_decisions()
         for barrier, wrong in self._checkpointer.saved():
             self._coordinator.wrote(barrier, wrong)
         self._look_for_the_stop()
+
+    def _look_for_decisions(self) -> None:
+        last = self.barriers.last
+        if last is None:
+            return
+        if last is self.barriers.open:
+            self._open = last.number
+        elif last.number == self._open:
+            self._open = 0
+            coordinating = any(task.id == self._coordinator.task for task in self._tasks())
+            self._checkpointer.decided(last, coordinating)
+            if coordinating and len(self._starts) == self._starts.maxlen:
+                self._checkpointer.forget(self._control, self._starts[0])
 
     def _look_for_the_stop(self) -> None:
         """A worker that was there when the barrier was open ends with it; one that is started later goes on."""
@@ -131,18 +176,39 @@ class Cutting:
 
     def _read(self) -> Reader:
         if self._reader is None:
-            self._reader = self._log.reader({self._control: Offset(0)})
-        for run in self._reader.poll(limits.POLL_RECORDS, 0.0):
+            self._reader = self._log.reader({self._control: self._first()})
+        try:
+            runs = self._reader.poll(limits.POLL_RECORDS, 0.0)
+        except OffsetsLost:
+            # What we would have read next was forgotten: so long ago that nothing of it is open any more.
+            self._reader.close()
+            self._reader = self._log.reader({self._control: self._first()})
+            runs = []
+        for run in runs:
             for offset, value in zip(run.offsets, run.values, strict=True):
                 said = decode(value or b"", f"{run.tp} at offset {offset}")
+                if isinstance(said, Start):
+                    self._starts.append(Offset(offset))
                 if said is not None:
                     self.barriers.hear(said)
         return self._reader
 
-    def _take(self, done: Checkpointed) -> None:
+    def _first(self) -> Offset:
+        admin = self._log.admin()
+        try:
+            return admin.first_offsets([self._control])[self._control]
+        finally:
+            admin.close()
+
+    def _take(self, done: Checkpointed | Unstored) -> None:
         task = next((task for task in self._tasks() if task.id == done.task), None)
         if task is None:
             return
+        if isinstance(done, Unstored):
+            if done.barrier is not None:
+                task.to_say = Failed(done.barrier, task.id.stage, task.id.partition, done.why)
+            return
+        task.tail.stored()
         task.checkpoint = done.manifest
         task.to_say = Stored(done.barrier, done.task.stage, done.task.partition, done.epoch, done.manifest)
 
@@ -172,7 +238,7 @@ class Cutting:
                 offsets = {tp.topic: int(offset) for tp, offset in task.position.items()}
                 cut = Cut(task.cutting, *task.id, task.lineage, task.next_epoch, nonce, offsets)
                 messages.append((self._control, encode(cut)))
-            if isinstance(task.to_say, Stored):
+            if isinstance(task.to_say, Stored | Failed):
                 messages.append((self._control, encode(task.to_say)))
             if task.id == self._coordinator.task and self._decision is not None:
                 messages += self._decision.messages(self._control)
@@ -187,13 +253,14 @@ class Cutting:
             if task.just_cut is not None:
                 self._checkpointer.begin(task, task.just_cut)
                 task.just_cut = None
-            if task.to_say is not None:
-                task.to_say = None
+            said, task.to_say = task.to_say, None
+            if isinstance(said, Stored):
                 self._checkpointer.named(task)
             if decision is not None and task.id == self._coordinator.task:
-                for said in decision.said:
-                    logger.info("barrier: %s", said)
-                    self.barriers.hear(said)
+                for word in decision.said:
+                    logger.info("barrier: %s", word)
+                    self.barriers.hear(word)
+                self._look_for_decisions()
 
     def resumed(self, task: Task) -> None:
         """The task was taken over with an open cut, and is held: its state is still that of the cut."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 from streamcore import limits
-from streamcore.checkpoint.manifest import Manifest
+from streamcore.checkpoint.manifest import Manifest, parsed
 from streamcore.checkpoint.restore import Restored
 from streamcore.clock import Clock, Entropy
 from streamcore.errors import LogUnavailable, MembershipChanged, OffsetsLost, StateDamaged, TopicError
@@ -36,6 +36,7 @@ from streamcore.runtime.replay import Replay, Verdict
 from streamcore.runtime.slices import SliceRunner
 from streamcore.runtime.start import Start
 from streamcore.runtime.statedir import StoreFactory
+from streamcore.runtime.tail import Tail
 from streamcore.runtime.task import Task, TaskState
 from streamcore.state.frames import Origin
 from streamcore.state.store import Store
@@ -68,6 +69,7 @@ class Taking:
         self.store: Store | None = None
         self.replay: Replay | None = None
         self.restoring: Restoring | None = None
+        self.distrusted: frozenset[str] = frozenset()
         self.caught_up = False
 
 
@@ -259,6 +261,7 @@ class Takeover:
             raise restoring.error
         found = restoring.value
         assert isinstance(found, Restored)
+        taking.distrusted = frozenset[str]().union(*(each.objects for each in found.rejected))
         if found.manifest is not None:
             how.folders.adopt(taking.id)
             self._metrics.restored(found.seconds)
@@ -414,6 +417,8 @@ class Takeover:
             position=dict(offsets),
             cut=taking.metadata.cut if taking.metadata else None,
             checkpoint=taking.metadata.checkpoint if taking.metadata else None,
+            distrusted=taking.distrusted,
+            tail=_tail(taking.metadata),
         )
 
     def _run(self) -> None:
@@ -421,6 +426,13 @@ class Takeover:
             task.move(TaskState.RUNNING)
             for tp, offset in task.committed.items():
                 self._consumer.start(tp, offset)
+
+
+def _tail(told: Metadata | None) -> Tail:
+    if told is None:
+        return Tail()
+    named = parsed(told.checkpoint) if told.checkpoint else None
+    return Tail(epochs_before=told.epoch - named[1] if named and named[0] == told.lineage else told.epoch)
 
 
 def tasks_of(plan: Plan, assigned: Sequence[TopicPartition]) -> dict[TaskId, tuple[TopicPartition, ...]]:

@@ -18,6 +18,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from streamcore.errors import invariant
+from streamcore.runtime.tail import Tail
 from streamcore.state.frames import Origin
 from streamcore.state.store import EpochMark, Store
 from streamcore.topology.plan import Stage
@@ -66,6 +67,9 @@ class Task:
     """The newest checkpoint (its manifest) that is stored whole; the next commit names it."""
     to_say: object = None
     """What the next commit says on the control topic, if anything."""
+    distrusted: frozenset[str] = frozenset()
+    """Objects of the checkpoint store that its restore found missing or wrong."""
+    tail: Tail = field(default_factory=Tail)
     held: bool = False
     """It has cut, and waits for markers: fed nothing."""
     state: TaskState = TaskState.ACQUIRED
