@@ -171,7 +171,8 @@ class RocksStore:
         self._write(batch, mark, self._handles)
 
     def flush(self, wait: bool) -> None:
-        """Memtables to files; without `wait`, on RocksDB's own threads: a snapshot soon after finds little left."""
+        """Memtables to files; without `wait` RocksDB's own threads write them, and a snapshot soon after finds little
+        left. Either way it may wait for a while, when RocksDB is behind: so it may be called on another thread."""
         try:
             for family in (self._open(), *(self._open().get_column_family(step) for step in sorted(self._steps))):
                 family.flush(wait)
