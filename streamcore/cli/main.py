@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from streamcore.cli import chaos, demo, inspect, repair, run, topics
+from streamcore.cli import chaos, demo, inspect, repair, run, savepoints, topics
 from streamcore.cli.options import EXIT_CODES
 
 app = typer.Typer(
@@ -24,4 +24,7 @@ app.command("reset")(repair.reset)
 app.command("recover")(repair.recover)
 app.command("demo")(demo.demo)
 app.command("chaos")(chaos.chaos)
+app.command("resume")(savepoints.resume)
+app.command("rescale")(savepoints.rescale)
 app.add_typer(topics.app, name="topics")
+app.add_typer(savepoints.app, name="savepoint")

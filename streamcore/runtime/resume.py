@@ -39,7 +39,7 @@ from streamcore.state.frames import encode as encode_frame
 from streamcore.state.rocks import RocksStore
 from streamcore.state.store import RESERVED, Delta, EpochMark, Store
 from streamcore.topology.nodes import Dedupe
-from streamcore.topology.plan import Plan, Stage, control_topic
+from streamcore.topology.plan import Plan, Stage, control_topic, shuffle_topic
 from streamcore.types import UNKNOWN, Epoch, Offset, Partition, Slot, TaskId, TopicPartition
 
 logger = logging.getLogger(__name__)
@@ -163,6 +163,19 @@ def _alike(saved: str, now: str) -> bool:
 
 def _shape(shuffle: bool, key: str) -> str:
     return f"{'regrouped' if shuffle else 'read from its topic'} by {key}"
+
+
+def ran_on(admin: Admin, savepoint: Savepoint) -> str:
+    """Which task of the savepoint's job has committed records behind it, and how far; empty where none has."""
+    job = savepoint.job
+    for stage, saved in savepoint.stages.items():
+        topic = shuffle_topic(job, stage) if saved.shuffle else stage
+        tps = {TopicPartition(topic, task.partition): task for task in saved.tasks}
+        for tp, at in admin.committed(job, list(tps), limits.TAKEOVER_TIMEOUT_S).items():
+            then = tps[tp].offsets.get(topic, 0)
+            if at.offset > then:
+                return f"task {TaskId(stage, tp.partition)} stood at offset {then}, and stands at {at.offset}"
+    return ""
 
 
 # --- 2 to 4 ---------------------------------------------------------------------------------------------------------
