@@ -224,6 +224,7 @@ class Scene:
 
     def judge(self) -> None:
         self.nemesis.close()
+        self.producer.flush(30)
         machines = {worker.slot: worker.machines for worker in self.workers}
         history = recorded(self.kafka, self.plan, self.shape.partitions, self.owners, machines)
         self.report.outputs = len(history.outputs[f"{self.name}.counts"])

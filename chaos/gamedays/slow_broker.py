@@ -37,7 +37,7 @@ def silent(today: Day) -> None:
     node = today.brokers.nodes[0]
     node.pause()
     today.say("broker 1 stops (SIGSTOP)")
-    for _ in range(4):
+    for _ in range(12):
         today.say(f"{today.flow(5):.0f} outputs a second")
     node.resume()
     took = today.all_out()

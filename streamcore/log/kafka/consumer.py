@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 _EARLIEST: Final = -2
 """The protocol's "time" of a partition's first offset."""
 _WAKE_S: Final = 0.5
+_SEEK_S: Final = 3.0
+"""A partition that cannot be sought for so long is not ours any more: a client that learns from a heartbeat that its
+slot was taken stops reading at once, and tells of it in the next poll."""
 _SEEK_AGAIN_S: Final = 0.001
 """Between attempts to seek a partition whose assignment is still on its way through the client."""
 
@@ -242,15 +245,18 @@ class KafkaConsumer:
 
     def _seek(self, tp: TopicPartition, offset: Offset) -> None:
         at = ck.TopicPartition(tp.topic, tp.partition, offset)
-        deadline = self._clock.monotonic_s() + limits.CALL_TIMEOUT_S
+        deadline = self._clock.monotonic_s() + _SEEK_S
         while True:
             try:
                 self._client.seek(at)
                 return
             except KafkaException as error:
-                busy = error.args[0].code() in (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS)
-                if not busy or self._clock.monotonic_s() > deadline:
+                if error.args[0].code() not in (KafkaError._STATE, KafkaError._PREV_IN_PROGRESS):
                     raise self._events.error(error, f"group {self._group}: seeking {tp} to {offset}") from error
+                if self._clock.monotonic_s() > deadline:
+                    raise MembershipChanged(
+                        f"group {self._group}: {tp} cannot be read from {offset}: the client has let go of it"
+                    ) from error
                 self._clock.sleep_s(_SEEK_AGAIN_S)
 
     def pause(self, tps: Sequence[TopicPartition]) -> None:
