@@ -140,7 +140,7 @@ class Takeover:
                 self._probe("takeover-after-read")
                 self.step = Step.OPEN
             case Step.OPEN:
-                first = self._admin.first_offsets([self._journal(taking) for taking in self._taking])
+                first = self._beginnings()
                 for taking in self._taking:
                     self._open(taking, first[self._journal(taking)])
                 self.step = Step.RESTORE
@@ -214,6 +214,11 @@ class Takeover:
         return self._admin.committed(self._plan.job, self._inputs, limits.TAKEOVER_TIMEOUT_S)
 
     # --- 3 open, 4 replay -------------------------------------------------------------------------------------
+
+    def _beginnings(self) -> dict[TopicPartition, Offset]:
+        """Of the journals; 0 where nothing trims them."""
+        journals = [self._journal(taking) for taking in self._taking]
+        return dict.fromkeys(journals, Offset(0)) if self._checkpointing is None else self._admin.first_offsets(journals)
 
     def _open(self, taking: Taking, first: Offset) -> None:
         """`first`: where the task's journal begins."""
@@ -373,8 +378,7 @@ class Takeover:
         why = Verdict.FOREIGN.value
         logger.warning("task %s: local state is not used and rebuilt from the journal: %s", taking.id, why)
         taking.store = self._fresh(taking, taking.store, why)
-        journal = self._journal(taking)
-        self._begin_restore(taking, self._admin.first_offsets([journal])[journal])
+        self._begin_restore(taking, self._beginnings()[self._journal(taking)])
 
     def _close_reader(self) -> None:
         if self._reader is not None:
