@@ -218,7 +218,9 @@ class Takeover:
     def _beginnings(self) -> dict[TopicPartition, Offset]:
         """Of the journals; 0 where nothing trims them."""
         journals = [self._journal(taking) for taking in self._taking]
-        return dict.fromkeys(journals, Offset(0)) if self._checkpointing is None else self._admin.first_offsets(journals)
+        if self._checkpointing is None:
+            return dict.fromkeys(journals, Offset(0))
+        return self._admin.first_offsets(journals)
 
     def _open(self, taking: Taking, first: Offset) -> None:
         """`first`: where the task's journal begins."""
