@@ -22,7 +22,7 @@ def pieces() -> Iterator[object]:
             yield pytest.param(topology, first, id=f"{topology}-{first}")
 
 
-@pytest.mark.parametrize(("topology", "first"), pieces())
+@pytest.mark.parametrize(("topology", "first"), list(pieces()))
 def test_seeds(topology: str, first: int, tmp_path: Path) -> None:
     for seed in range(first, first + PIECE):
         rocks = tmp_path / str(seed) if seed % ROCKS_EVERY == 0 else None
