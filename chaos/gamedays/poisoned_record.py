@@ -19,7 +19,7 @@ def main() -> None:
         today.flow(3.0)
         today.scene.producer.produce(f"{today.scene.name}.words", b'{"id": 7, "user": ', "user-1")
         for number in range(3):
-            today.scene.feed_one(Event(f"poison-{number}", "user-2", POISON, today.scene.sent[0].time_ms))
+            today.scene.feed_one(poisoned(today, number))
         today.say("sent among others: one record that is no JSON, three of the word that the function fails on")
         today.flow(3.0)
         today.all_out()
@@ -27,7 +27,15 @@ def main() -> None:
         today.say(f"four dead letters, {letters:.1f} s after all other outputs")
         for letter in sorted(today.dead_letters(), key=lambda one: one.value or b""):
             tell(today, letter)
+        today.scene.feed_one(poisoned(today, 0))
+        today.flow(3.0)
+        today.all_out()
+        today.say(f"one of them sent again, with its id: {len(today.dead_letters())} dead letters")
         today.judge("no record is a dead letter", "the input is what was sent")
+
+
+def poisoned(today: Day, number: int) -> Event:
+    return Event(f"poison-{number}", "user-2", POISON, today.scene.sent[0].time_ms)
 
 
 def tell(today: Day, letter: Record) -> None:
