@@ -1,4 +1,8 @@
-"""From settings to a log: Kafka where a bootstrap server is set, else the embedded one under the state directory."""
+"""From settings to a log and a checkpoint store.
+
+Kafka where a bootstrap server is set, else the embedded log under the state directory. The checkpoint store that is
+set, else a directory under the state directory.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,11 @@ from contextlib import contextmanager
 from typing import Final, TypeVar
 
 from streamcore import limits
+from streamcore.checkpoint.opening import open_store
+from streamcore.checkpoint.store import CheckpointStore
 from streamcore.clock import Clock, Entropy
 from streamcore.config import Settings
-from streamcore.errors import RetryError, TopicError
+from streamcore.errors import RetryError, SettingsError, TopicError
 from streamcore.log.kafka import KafkaLog
 from streamcore.log.local import LocalLog
 from streamcore.log.port import Admin, Log
@@ -20,7 +26,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 EMBEDDED: Final = "log.local"
-"""Beside the jobs' directories in the state directory; no job can have this name."""
+CHECKPOINTS: Final = "checkpoints.local"
+"""Beside the jobs' directories in the state directory; no job can have these names."""
+NO_CHECKPOINTS: Final = "none"
 
 
 @contextmanager
@@ -45,6 +53,25 @@ def _open(settings: Settings, clock: Clock, read_only: bool) -> Log:
             "give --kafka HOST:PORT, or the --state-dir that the job ran with",
         )
     return LocalLog.open(path, clock, read_only=read_only, auto_create_partitions=settings.topics.partitions)
+
+
+def checkpoint_store(settings: Settings) -> CheckpointStore | None:
+    """None where the job has none. Asks nothing of the store yet. Raises SettingsError."""
+    where = settings.checkpoints.store
+    if where == NO_CHECKPOINTS:
+        return None
+    return open_store(where or (settings.worker.state_dir.resolve() / CHECKPOINTS).as_uri())
+
+
+def required_store(settings: Settings) -> CheckpointStore:
+    """For commands that are about checkpoints. Raises SettingsError."""
+    store = checkpoint_store(settings)
+    if store is None:
+        raise SettingsError(
+            "there are no checkpoints: they are turned off (checkpoints.store is `none`)",
+            "give --checkpoints file:///DIR or --checkpoints s3://BUCKET/PREFIX",
+        )
+    return store
 
 
 @contextmanager

@@ -43,6 +43,14 @@ StateDir = Annotated[
         "--state-dir", metavar="DIR", help="Local state, and the embedded log. Default: .streamcore", file_okay=False
     ),
 ]
+Checkpoints = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoints",
+        metavar="URL",
+        help="file:///DIR, s3://BUCKET/PREFIX, or none. Default: a directory in --state-dir",
+    ),
+]
 Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="Settings in TOML. Default: streamcore.toml, if there is one."),

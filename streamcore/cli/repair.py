@@ -6,9 +6,9 @@ import sys
 
 import typer
 
-from streamcore.cli.connect import administered, opened
+from streamcore.cli.connect import administered, checkpoint_store, opened
 from streamcore.cli.load import job_name
-from streamcore.cli.options import Config, JobName, Kafka, StateDir, Yes, looking
+from streamcore.cli.options import Checkpoints, Config, JobName, Kafka, StateDir, Yes, looking
 from streamcore.clock import SystemClock
 from streamcore.config import load
 from streamcore.errors import StopError
@@ -18,13 +18,19 @@ from streamcore.runtime import reset as resetting
 
 @looking
 def reset(
-    job: JobName, kafka: Kafka = None, state_dir: StateDir = None, yes: Yes = False, config: Config = None
+    job: JobName,
+    kafka: Kafka = None,
+    state_dir: StateDir = None,
+    checkpoints: Checkpoints = None,
+    yes: Yes = False,
+    config: Config = None,
 ) -> None:
-    """Let a job start over: its offsets, internal topics and local state go. Your topics stay."""
-    settings = load(config, {"kafka.bootstrap": kafka, "worker.state_dir": state_dir})
+    """Let a job start over: its offsets, internal topics, local state and checkpoints go. Your topics stay, and what
+    savepoints hold; with `--checkpoints none` the checkpoints do."""
+    settings = load(config, {"kafka.bootstrap": kafka, "worker.state_dir": state_dir, "checkpoints.store": checkpoints})
     name = job_name(job)
     with opened(settings, SystemClock()) as log, administered(log) as admin:
-        plan = resetting.plan_reset(admin, name, settings.worker.state_dir)
+        plan = resetting.plan_reset(admin, name, settings.worker.state_dir, checkpoint_store(settings))
         typer.echo(f"This deletes, of job {name}:")
         for line in plan.lines():
             typer.echo(f"  {line}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 import sys
@@ -15,18 +16,29 @@ from typing import Annotated, Final
 
 import typer
 
+from streamcore.checkpoint.collect import Retention
 from streamcore.cli.beside import Beside
-from streamcore.cli.connect import administered, ensure_topics, opened, patiently, user_topics
+from streamcore.cli.connect import (
+    CHECKPOINTS,
+    administered,
+    checkpoint_store,
+    ensure_topics,
+    opened,
+    patiently,
+    user_topics,
+)
 from streamcore.cli.load import load_job
-from streamcore.cli.options import Config, Kafka, StateDir, Target, by_remedy
+from streamcore.cli.options import Checkpoints, Config, Kafka, StateDir, Target, by_remedy
 from streamcore.clock import SystemClock, SystemEntropy
 from streamcore.codecs import kinds
 from streamcore.config import Settings, load
 from streamcore.errors import EXIT_DONE, EXIT_HUNG, SettingsError
 from streamcore.log.port import Admin
 from streamcore.observe.metrics import Metrics, MetricsServer
+from streamcore.runtime.checkpoints import Checkpointing
 from streamcore.runtime.feed import FeedSpec
 from streamcore.runtime.show import partitions_of
+from streamcore.runtime.statedir import RocksStores
 from streamcore.runtime.supervisor import Link, ProcessChild, Supervisor, Told
 from streamcore.runtime.watchdog import Watchdog
 from streamcore.runtime.worker import Worker, WorkerSettings
@@ -34,6 +46,8 @@ from streamcore.topology.nodes import Source
 from streamcore.topology.plan import Plan
 from streamcore.types import Slot
 from streamcore.ui.live import LinkedView, LiveView, LogView, View
+
+logger = logging.getLogger(__name__)
 
 SUPERVISE_EVERY_S: Final = 0.05
 TELL_EVERY_S: Final = 0.1
@@ -66,6 +80,7 @@ def run(
     ] = None,
     state_dir: StateDir = None,
     commit_interval: Annotated[str | None, typer.Option(metavar="TIME", help="As 100ms (the default), or 1s.")] = None,
+    checkpoints: Checkpoints = None,
     mode: Annotated[str | None, typer.Option(help="exactly-once (the default) or at-least-once.")] = None,
     feed: Annotated[list[str] | None, typer.Option(metavar="TOPIC=FILE|-", help="Send each line as a record.")] = None,
     feed_key: Annotated[bool, typer.Option("--feed-key", help="A fed line is key<TAB>value.")] = False,
@@ -89,6 +104,7 @@ def run(
             "worker.slot": slot,
             "worker.state_dir": state_dir,
             "worker.commit_interval": commit_interval,
+            "checkpoints.store": checkpoints,
             "guarantee.mode": mode,
             "metrics.port": metrics_port,
         },
@@ -103,6 +119,7 @@ def run(
         "--kafka": kafka,
         "--state-dir": state_dir,
         "--commit-interval": commit_interval,
+        "--checkpoints": checkpoints,
         "--mode": mode,
         "--config": config,
     }
@@ -142,10 +159,15 @@ def _alone(wanted: Wanted) -> int:
     with _view(wanted, clock, link) as view, opened(settings, clock) as log, administered(log) as admin:
         patiently(lambda: _prepare(wanted, admin), "the log does not answer yet", clock, entropy)
         metrics = Metrics()
+        stores = RocksStores(settings.worker.state_dir, plan.job, Slot(settings.worker.slot))
+        checkpointing = _checkpointing(settings, stores)
+        if link is None:
+            _warn_of_checkpoints(settings)
         watchdog = Watchdog(clock, lambda: os._exit(EXIT_HUNG))
         worker = Worker(
-            plan, log, _worker_settings(settings), clock=clock, entropy=entropy, metrics=metrics, watchdog=watchdog
-        )
+            plan, log, _worker_settings(settings), clock=clock, entropy=entropy, metrics=metrics, stores=stores,
+            watchdog=watchdog, checkpointing=checkpointing,
+        )  # fmt: skip
         beside = Beside(plan, log, admin, clock, view, wanted.feeds, wanted.shown, wanted.until_idle)
         told, due_s = Told(), 0.0
 
@@ -191,8 +213,41 @@ def _worker_settings(settings: Settings) -> WorkerSettings:
         commit_interval_ms=settings.worker.commit_interval,
         mode=settings.guarantee.mode,
         replication=settings.topics.replication,
+        checkpoint_interval_s=settings.checkpoints.interval / 1000,
         auto_partitions=settings.topics.partitions if settings.kafka.bootstrap is None else None,
     )
+
+
+def _checkpointing(settings: Settings, stores: RocksStores) -> Checkpointing | None:
+    store, wanted = checkpoint_store(settings), settings.checkpoints
+    if store is None or settings.guarantee.mode != "exactly-once":
+        return None
+    return Checkpointing(
+        store,
+        stores,
+        retention=Retention(wanted.keep, wanted.keep_for // 1000),
+        trims=not _lost_with_this_machine(settings),
+        milestone_bytes=wanted.journal_milestone_bytes,
+        bound_bytes=wanted.journal_bound_bytes,
+        drill_every_s=wanted.drill / 1000,
+    )
+
+
+def _lost_with_this_machine(settings: Settings) -> bool:
+    """The checkpoints, and the log is not: it must go on holding all that a job on another machine would need."""
+    return settings.checkpoints.store is None and settings.kafka.bootstrap is not None
+
+
+def _warn_of_checkpoints(settings: Settings) -> None:
+    if settings.guarantee.mode != "exactly-once":
+        if settings.checkpoints.store is not None:
+            logger.warning("at-least-once: there are no barriers and no checkpoints; journals hold all of the state")
+    elif _lost_with_this_machine(settings):
+        logger.warning(
+            "checkpoints lie in %s, and are lost with this machine: so journals are not trimmed, and grow. Give a "
+            "place that outlives it, for all machines the same: --checkpoints s3://BUCKET/PREFIX or file:///DIR",
+            settings.worker.state_dir / CHECKPOINTS,
+        )
 
 
 @contextmanager
@@ -213,6 +268,7 @@ def _supervised(wanted: Wanted) -> int:
     slots = [Slot(settings.worker.slot + n) for n in range(settings.worker.workers)]
     with _view(wanted, clock, None) as view, opened(settings, clock) as log, administered(log) as admin:
         patiently(lambda: _prepare(wanted, admin), "the log does not answer yet", clock, entropy)
+        _warn_of_checkpoints(settings)
         supervisor = Supervisor(slots, lambda slot: ProcessChild(_arguments(wanted, slot)), clock, entropy)
         beside = Beside(wanted.plan, log, admin, clock, view, wanted.feeds, wanted.shown, wanted.until_idle)
         with graceful(supervisor.stop):

@@ -17,9 +17,8 @@ import typer
 
 from streamcore.checkpoint import savepoint as savepoints
 from streamcore.checkpoint.bundle import export, unpack
-from streamcore.checkpoint.opening import open_store
 from streamcore.checkpoint.store import CheckpointStore
-from streamcore.cli.connect import administered, opened
+from streamcore.cli.connect import administered, opened, required_store
 from streamcore.cli.load import job_name, load_job
 from streamcore.cli.options import Config, JobName, Kafka, StateDir, Target, Yes, looking
 from streamcore.clock import Clock, SystemClock, SystemEntropy
@@ -254,7 +253,4 @@ def _settings(kafka: str | None, state_dir: Path | None, checkpoints: str | None
 
 
 def _store(settings: Settings) -> CheckpointStore:
-    where = settings.checkpoints.store
-    if where == "none":
-        raise SettingsError("a job without checkpoints has no savepoints", "give --checkpoints file:///DIR or s3://…")
-    return open_store(where or (settings.worker.state_dir.resolve() / "checkpoints").as_uri())
+    return required_store(settings)

@@ -169,7 +169,9 @@ class Checkpoints:
         self._metrics = metrics
         self._uploaders: dict[TaskId, Uploader] = {}
         self._waiting: deque[_Waiting] = deque()
-        self._chores: deque[Callable[[], object]] = deque()
+        self._chores: dict[str, Callable[[], object]] = {}
+        """By name, so that each waits once; in turns with uploads."""
+        self._uploaded_last = False
         self._work: Work[object] = how.work("checkpoints")
         self._running: _Waiting | None = None
         self._trimmed: dict[TopicPartition, Offset] = {}
@@ -200,7 +202,7 @@ class Checkpoints:
         if self._identity is None:
             control = control_topic(self._plan.job)
             self._identity, lineage = self._admin.topics([control])[control].topic_id, tasks[0].lineage
-            self._chores.append(lambda: self._claim(lineage))
+            self._chores["claim"] = lambda: self._claim(lineage)
             self._next()
         self._drilled(self._drill.step([(task.id, self._how.folders.folder(task.id)) for task in tasks]))
         milestone, bound = self._how.milestone_bytes, self._how.bound_bytes
@@ -263,12 +265,12 @@ class Checkpoints:
         if task.mark is None or task.checkpoint is None:
             return
         at, lineage, manifest = task.id, task.lineage, task.checkpoint
-        self._chores.append(lambda: self._retire(at, lineage, manifest))
+        self._chores[f"retire {at}"] = lambda: self._retire(at, lineage, manifest)
         self._next()
 
     def save(self, barrier: Barrier) -> None:
         found = savepoint_of(self._plan, barrier, self._clock.wall_ms())
-        self._chores.append(lambda: self._write(found))
+        self._chores[f"save {found.name}"] = lambda: self._write(found)
         self._next()
 
     def saved(self) -> list[tuple[int, str]]:
@@ -277,7 +279,7 @@ class Checkpoints:
 
     def sweep(self) -> None:
         """Objects that no manifest names any more go, after their grace: one worker of a job does it."""
-        self._chores.append(lambda: self._sweeper.sweep() and None)
+        self._chores["sweep"] = lambda: self._sweeper.sweep() and None
         self._next()
 
     def drop(self) -> None:
@@ -296,12 +298,14 @@ class Checkpoints:
     def _next(self) -> None:
         if self._work.busy:
             return
-        if self._waiting:
+        if self._waiting and not (self._chores and self._uploaded_last):
+            self._uploaded_last = True
             self._running = waiting = self._waiting.popleft()
             uploader = self._uploader(waiting.task)
             self._work.submit(lambda: self._upload(uploader, waiting))
         elif self._chores:
-            self._work.submit(self._chores.popleft())
+            self._uploaded_last = False
+            self._work.submit(self._chores.pop(next(iter(self._chores))))
 
     def _uploader(self, task: TaskId) -> Uploader:
         if task not in self._uploaders:
@@ -337,7 +341,8 @@ class Checkpoints:
             return
         task, objects = found
         self._distrusted[task] = self._distrusted.get(task, frozenset()) | objects
-        self._chores.append(lambda: self._uploader(task).distrust(objects))
+        objects = self._distrusted[task]
+        self._chores[f"distrust {task}"] = lambda: self._uploader(task).distrust(objects)
         self._next()
 
     def _too_long(self, task: Task, bound: int) -> JournalTooLong:

@@ -1,8 +1,9 @@
-"""`reset JOB`: the job has never run. Its offsets, its internal topics, its local state go; the user's topics stay.
+"""`reset JOB`: the job has never run. Its offsets, its internal topics, its local state and its checkpoints go; the
+user's topics stay, and what savepoints hold.
 
 In this order, so that whatever interrupts it leaves a job that refuses to start until the reset is repeated: the
-group's offsets first (a journal without metadata stops a worker), then the topics, then the disk (state of no line is
-set aside by takeover anyway). Refused while a worker runs.
+group's offsets first (a journal without metadata stops a worker), then the topics, then disk and checkpoints (state of
+no line is set aside by takeover anyway, and a prefix of another life refused). Refused while a worker runs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamcore.checkpoint.discard import Belongings, belongings, discard
+from streamcore.checkpoint.store import CheckpointStore
 from streamcore.errors import StateDirError, StopError
 from streamcore.log.port import Admin
 from streamcore.runtime.status import job_topics, known_jobs, refuse_members
@@ -23,10 +26,11 @@ class ResetPlan:
     group: bool
     topics: tuple[str, ...]
     directory: Path | None
+    checkpoints: Belongings | None = None
 
     @property
     def empty(self) -> bool:
-        return not (self.group or self.topics or self.directory)
+        return not (self.group or self.topics or self.directory or self.checkpoints)
 
     def lines(self) -> list[str]:
         found: list[str] = []
@@ -35,15 +39,24 @@ class ResetPlan:
         found += [f"topic {name} with all its records" for name in self.topics]
         if self.directory:
             found.append(f"local state in {self.directory}")
+        if self.checkpoints:
+            found.append(self.checkpoints.line())
         return found
 
 
-def plan_reset(admin: Admin, job: str, state_dir: Path) -> ResetPlan:
-    """What would go. Raises StopError when members are alive, or a slot runs on this machine."""
+def plan_reset(admin: Admin, job: str, state_dir: Path, store: CheckpointStore | None = None) -> ResetPlan:
+    """What would go; of `store`, where there is one, the job's checkpoints. Raises StopError when members are alive, or
+    a slot runs on this machine, and what the store raises."""
     refuse_members(admin, job)
     directory = state_dir / job
     _refuse_running(job, directory)
-    plan = ResetPlan(job, job in admin.groups(), job_topics(admin, job).all, directory if directory.is_dir() else None)
+    plan = ResetPlan(
+        job,
+        job in admin.groups(),
+        job_topics(admin, job).all,
+        directory if directory.is_dir() else None,
+        belongings(store, job) if store is not None else None,
+    )
     if plan.empty:
         known = ", ".join(known_jobs(admin)) or "none"
         raise StopError(f"nothing is known of a job named {job!r}", f"the jobs that have journals here: {known}")
@@ -62,6 +75,8 @@ def reset(admin: Admin, plan: ResetPlan) -> None:
                 f"local state in {plan.directory} cannot be deleted ({error.strerror})",
                 "delete the directory by hand; the offsets and topics are gone already",
             ) from error
+    if plan.checkpoints:
+        discard(plan.checkpoints)
 
 
 def _refuse_running(job: str, directory: Path) -> None:
