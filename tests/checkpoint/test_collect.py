@@ -154,9 +154,7 @@ def test_an_owner_of_an_ended_lineage_deletes_nothing_of_the_new_one(kit: Kit) -
     other = "fedcba9876543210"
     kit.commit(1, other, a=b"1")
     kit.upload()
-    kit.advance(10 * GRACE_S)
-    kit.commit(2, other, a=b"1")
-    kit.upload()
+    tick(kit, 10 * GRACE_S)
     assert kit.retire(named=1, line=LINE).deleted == ()
 
 
