@@ -20,10 +20,12 @@ from streamcore.runtime import check as checks
 from streamcore.runtime import status as statuses
 from streamcore.runtime.check import Finding
 from streamcore.runtime.status import JobStatus, TaskStatus
+from streamcore.runtime.told import BarrierTold
 from streamcore.topology.explain import explain as explained
 from streamcore.topology.plan import Plan
 from streamcore.ui.drawing import draw
 
+SHOWN: Final = 5
 MARKS: Final = {"good": "ok  ", "note": "note", "bad": "BAD "}
 
 
@@ -77,18 +79,18 @@ def explain(
 def status(
     job: JobName, kafka: Kafka = None, state_dir: StateDir = None, as_json: Json = False, config: Config = None
 ) -> None:
-    """Tasks, owners, epochs, lag, last commits. Works beside a running job."""
+    """Tasks, owners, epochs, lag, last commits, checkpoints, the last barrier. Works beside a running job."""
     settings = load(config, {"kafka.bootstrap": kafka, "worker.state_dir": state_dir})
     clock = SystemClock()
     with opened(settings, clock, read_only=True) as log, administered(log) as admin:
         found = statuses.status(log, admin, job_name(job), clock)
     if as_json:
-        typer.echo(json.dumps([_facts(task) for task in found.tasks]))
+        typer.echo(json.dumps([_facts(task, found.barrier) for task in found.tasks]))
     else:
         _print(found, clock.wall_ms())
 
 
-def _facts(task: TaskStatus) -> dict[str, object]:
+def _facts(task: TaskStatus, barrier: BarrierTold | None) -> dict[str, object]:
     return {
         "stage": task.task.stage,
         "partition": task.task.partition,
@@ -98,6 +100,10 @@ def _facts(task: TaskStatus) -> dict[str, object]:
         "offset": task.offset,
         "lag": task.lag,
         "committed_ms": task.committed_ms,
+        "checkpoint_epoch": task.checkpoint,
+        "checkpoint_ms": task.checkpoint_ms,
+        "barrier": barrier.number if barrier else None,
+        "barrier_state": barrier.state if barrier else None,
         "trouble": task.trouble,
     }
 
@@ -106,7 +112,7 @@ def _print(found: JobStatus, now_ms: int) -> None:
     table = Table(
         title=f"job {found.job}: {len(found.members)} workers, {len(found.tasks)} tasks", title_justify="left"
     )
-    for name in ("stage", "partition", "owner", "epoch", "lag", "last commit"):
+    for name in ("stage", "partition", "owner", "epoch", "lag", "last commit", "checkpoint"):
         table.add_column(name, justify="right" if name in ("partition", "epoch", "lag") else "left")
     for task in found.tasks:
         table.add_row(
@@ -116,8 +122,29 @@ def _print(found: JobStatus, now_ms: int) -> None:
             "–" if task.epoch is None else str(task.epoch),
             f"{task.lag:,}",
             task.trouble or ago(task.committed_ms, now_ms),
+            _checkpoint(task, now_ms),
         )
     Console().print(table)
+    if found.barrier is not None:
+        typer.echo(_barrier(found.barrier, now_ms))
+
+
+def _checkpoint(task: TaskStatus, now_ms: int) -> str:
+    if task.checkpoint is None:
+        return "–"
+    when = "" if task.checkpoint_ms is None else f", {ago(task.checkpoint_ms, now_ms)}"
+    return f"epoch {task.checkpoint}{when}"
+
+
+def _barrier(barrier: BarrierTold, now_ms: int) -> str:
+    name = f"barrier {barrier.number}" + (f" (savepoint {barrier.savepoint})" if barrier.savepoint else "")
+    begun = f"begun {ago(barrier.begun_ms, now_ms)}"
+    if barrier.decided_ms is None:
+        waits = barrier.waits_for()
+        more = f" and {len(waits) - SHOWN} more" if len(waits) > SHOWN else ""
+        return f"{name}: open, {begun}, waits for {', '.join(waits[:SHOWN]) or 'its coordinator'}{more}"
+    why = f": {barrier.why}" if barrier.why else ""
+    return f"{name}: {barrier.state} {ago(barrier.decided_ms, now_ms)}{why}"
 
 
 def ago(then_ms: int | None, now_ms: int) -> str:

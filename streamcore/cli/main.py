@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from streamcore.cli import chaos, demo, inspect, repair, run, savepoints, topics
+from streamcore.cli import asking, chaos, checkpoints, demo, inspect, repair, run, savepoints, topics
 from streamcore.cli.options import EXIT_CODES
 
 app = typer.Typer(
@@ -27,4 +27,6 @@ app.command("chaos")(chaos.chaos)
 app.command("resume")(savepoints.resume)
 app.command("rescale")(savepoints.rescale)
 app.add_typer(topics.app, name="topics")
+app.add_typer(checkpoints.app, name="checkpoints")
+app.add_typer(asking.app, name="checkpoint")
 app.add_typer(savepoints.app, name="savepoint")

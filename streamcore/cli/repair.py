@@ -35,7 +35,7 @@ def reset(
         for line in plan.lines():
             typer.echo(f"  {line}")
         typer.echo("What it has written to your own topics stays, and the job will write it again.")
-        _ask(yes)
+        ask(yes)
         resetting.reset(admin, plan)
     typer.echo("done")
 
@@ -57,12 +57,12 @@ def recover(
         for recovery in changing:
             for line in recovery.lines():
                 typer.echo(f"  {line}")
-        _ask(yes)
+        ask(yes)
         recovering.recover(admin, name, changing)
     typer.echo("done")
 
 
-def _ask(yes: bool) -> None:
+def ask(yes: bool) -> None:
     """Raises StopError when the answer is no, or cannot be asked for."""
     if yes:
         return

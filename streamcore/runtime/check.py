@@ -19,12 +19,12 @@ from streamcore.log.metadata import Metadata
 from streamcore.log.port import Admin, Log, TopicInfo
 from streamcore.runtime.show import partitions_of
 from streamcore.runtime.status import JobTopics, job_topics
-from streamcore.runtime.topics import JOURNAL_CONFIG, SHUFFLE_CONFIG, lost_stage, lost_stages
+from streamcore.runtime.topics import CONTROL_CONFIG, JOURNAL_CONFIG, SHUFFLE_CONFIG, lost_stage, lost_stages
 from streamcore.state.frames import FrameAssembler
 from streamcore.state.rows import VERSIONS_KEY, refuse_version
 from streamcore.state.store import Delta
 from streamcore.topology.nodes import Process, Sink, Source, TopicSpec
-from streamcore.topology.plan import Plan, Stage
+from streamcore.topology.plan import Plan, Stage, control_topic
 from streamcore.types import UNKNOWN, TopicPartition
 
 
@@ -95,6 +95,16 @@ def _internal(plan: Plan, admin: Admin, found: Mapping[str, TopicInfo]) -> Itera
                     f"topic {stage.topic} has {count} partitions, its journal {journal} {found[journal].partitions}",
                     f"the input's partition count was changed: `streamcore reset {plan.job}` starts over",
                 )
+
+    control = control_topic(plan.job)
+    if control in found:
+        yield from _settings(admin, control, CONTROL_CONFIG)
+        if found[control].partitions != 1:
+            yield Finding(
+                "bad",
+                f"internal topic {control} has {found[control].partitions} partitions, and must have 1",
+                f"it is not this job's: delete it with your Kafka tools, or `streamcore reset {plan.job}`",
+            )
 
 
 def _settings(admin: Admin, topic: str, wanted: Mapping[str, str]) -> Iterator[Finding]:

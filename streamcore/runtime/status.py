@@ -1,4 +1,5 @@
-"""What the log knows of a job by its name alone: tasks, owners, epochs, lag, last commits. Reads, changes nothing.
+"""What the log knows of a job by its name alone: tasks, owners, epochs, lag, last commits, checkpoints, the last
+barrier. Reads, changes nothing.
 
 Needs neither the job's code nor its workers: journals name the stages, offset metadata the epochs, the group its
 members. Works beside a running job.
@@ -7,17 +8,19 @@ members. Works beside a running job.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from streamcore import limits
+from streamcore.checkpoint.manifest import parsed
 from streamcore.clock import Clock
 from streamcore.errors import OffsetsLost, StopError, TopicError
 from streamcore.log import metadata
 from streamcore.log.metadata import Metadata
 from streamcore.log.port import Admin, Committed, GroupMember, Log, TopicInfo
-from streamcore.topology.plan import journal_topic, shuffle_topic
-from streamcore.types import Offset, Partition, TaskId, TopicPartition
+from streamcore.runtime.told import BarrierTold, ControlTold, look
+from streamcore.topology.plan import control_topic, journal_topic, shuffle_topic
+from streamcore.types import Epoch, Offset, Partition, TaskId, TopicPartition
 
 COUNTED_LAG: Final = 10_000
 """Up to this many offsets the records are counted, beyond it the offsets, markers and all."""
@@ -41,7 +44,7 @@ class JobTopics:
 def job_topics(admin: Admin, job: str) -> JobTopics:
     found = admin.topics()
     journal, shuffle = journal_topic(job, ""), shuffle_topic(job, "")
-    sink, control = f"{job}.sink.", f"{job}.control"
+    sink, control = f"{job}.sink.", control_topic(job)
     own = sorted(name for name in found if name.startswith((journal, shuffle, sink)) or name == control)
     journals = {name.removeprefix(journal): found[name] for name in own if name.startswith(journal)}
     return JobTopics(job, journals, tuple(own))
@@ -72,6 +75,10 @@ class TaskStatus:
     committed_ms: int | None
     """When the last epoch was written; None before the first, or where the journal no longer holds it."""
     trouble: str = ""
+    checkpoint: Epoch | None = None
+    """Of the newest checkpoint that the last commit names."""
+    checkpoint_ms: int | None = None
+    """When it was first named; None where the control topic does not tell any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,7 @@ class JobStatus:
     job: str
     members: tuple[GroupMember, ...]
     tasks: tuple[TaskStatus, ...]
+    barrier: BarrierTold | None = None
 
 
 def status(log: Log, admin: Admin, job: str, clock: Clock) -> JobStatus:
@@ -93,7 +101,14 @@ def status(log: Log, admin: Admin, job: str, clock: Clock) -> JobStatus:
         tasks += [
             _task(log, journal.name, stage, tp, committed.get(tp), owners.get(tp, ""), lags[tp], clock) for tp in tps
         ]
-    return JobStatus(job, members, tuple(tasks))
+    told = look(log, admin, job, clock)
+    return JobStatus(job, members, tuple(_with_time(task, told) for task in tasks), told.last)
+
+
+def _with_time(task: TaskStatus, told: ControlTold) -> TaskStatus:
+    if task.checkpoint is None:
+        return task
+    return replace(task, checkpoint_ms=told.stored_ms.get((task.task, task.checkpoint)))
 
 
 def member_name(job: str, member: GroupMember) -> str:
@@ -126,7 +141,9 @@ def _task(
         return TaskStatus(task, tp, owner or "nobody", at.offset, None, lag, None, error.what)
     owner = owner or f"nobody (was slot {told.slot})"
     written = _written_ms(log, TopicPartition(journal, tp.partition), told, clock)
-    return TaskStatus(task, tp, owner, at.offset, told.epoch, lag, written)
+    named = parsed(told.checkpoint) if told.checkpoint else None
+    newest = named[1] if named is not None and named[0] == told.lineage else None
+    return TaskStatus(task, tp, owner, at.offset, told.epoch, lag, written, checkpoint=newest)
 
 
 def _written_ms(log: Log, journal: TopicPartition, told: Metadata, clock: Clock) -> int | None:
