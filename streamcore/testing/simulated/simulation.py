@@ -143,6 +143,7 @@ class Simulation:
             owners = {task: p for p in self._slots.values() if self._lives_now(p) for task in self._tasks_of(p)}
         finally:
             self.scheduler.end()
+        self.broker.heal()  # what is read from here on is the truth
         for _, disk in self._disks:
             disk.killed()
         return self._recorded(owners)
