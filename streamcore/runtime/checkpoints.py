@@ -356,12 +356,13 @@ class Checkpoints:
         )
 
     def _retire(self, task: TaskId, lineage: str, manifest: str) -> _Trim | None:
-        """On the other thread: it touches the store alone."""
+        """On the other thread: it touches the store alone. The journal stays whole until there are as many checkpoints
+        as are to be kept: a single one that turns out to be spoilt must not be all there is."""
         store, layout = self._how.store, Layout(self._plan.job)
         named = load(store, manifest)
         retired = retire(store, self._plan.job, task, lineage, named.epoch, self._how.retention)
         journal = TopicPartition(self._plan.journal_topic(task.stage), task.partition)
-        for epoch in retired.kept:
+        for epoch in retired.kept if len(retired.kept) >= self._how.retention.count else ():
             try:
                 return _Trim(journal, load(store, layout.manifest(task, lineage, Epoch(epoch))).journal)
             except CheckpointDamaged:

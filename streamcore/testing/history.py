@@ -134,6 +134,30 @@ class TaskState:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointSeen:
+    """A manifest that stood in the checkpoint store after the run."""
+
+    key: str
+    task: TaskId
+    lineage: str
+    epoch: int
+    wrong: str
+    """What of it is missing or wrong, by no doing of the store."""
+    rows: dict[str, dict[bytes, bytes]] | None
+    """Its state by step; None where it is not whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trimmed:
+    """Records below `before` of a journal were deleted, when the task's committed metadata named `named`."""
+
+    step: int
+    task: TaskId
+    before: int
+    named: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Level:
     """How full a buffer was at most, and how full it may be."""
 
@@ -172,6 +196,12 @@ class History:
     """In the order of each partition; what was trimmed is missing at the beginning."""
     barriers: list[tuple[int, str]] | None = None
     """What the control topic says last of each barrier: `open`, `complete`, `abandoned`."""
+    decisions: list[tuple[int, str]] | None = None
+    """Every `complete` and `abandoned` that the control topic holds, in order."""
+    stored_cuts: list[tuple[int, TaskId, int, int]] | None = None
+    """Of complete barriers: the barrier, a task, the epoch of its cut, the epoch of what it stored for it."""
+    checkpoints: list[CheckpointSeen] | None = None
+    journals_trimmed: list[Trimmed] | None = None
     cut_short: bool = False
     """The job was stopped by name, as it had to be: what it had not come to is not missing."""
     watermarks: dict[TaskId, list[int]] | None = None

@@ -384,6 +384,63 @@ def barriers_align(history: History) -> Verdict:
     return _verdict(name, wrong)
 
 
+def barriers_are_decided_once(history: History) -> Verdict:
+    name = "a barrier is decided once"
+    if history.decisions is None or history.stored_cuts is None:
+        return Verdict(name, None, "the control topic was not read")
+    times = Counter(barrier for barrier, _ in history.decisions)
+    wrong = [f"barrier {barrier} has {n} decisions" for barrier, n in times.items() if n > 1]
+    wrong += [
+        f"barrier {barrier}: {task} cut at epoch {cut} and stored epoch {stored}"
+        for barrier, task, cut, stored in history.stored_cuts
+        if cut != stored
+    ]
+    return _verdict(name, wrong)
+
+
+def checkpoints_are_whole(history: History) -> Verdict:
+    """Law 7: what a manifest names is there and hashes, and is the fold of the committed frames up to its epoch."""
+    name = "a checkpoint is whole, and the state of its epoch"
+    if history.checkpoints is None:
+        return Verdict(name, None, "the checkpoint store was not read")
+    wrong: list[str] = []
+    for seen in history.checkpoints:
+        if seen.wrong:
+            wrong.append(f"{seen.key}: {seen.wrong}")
+        if seen.rows is None:
+            continue
+        frames = [f for f in history.frames.get(seen.task, []) if f.frame.lineage == seen.lineage]
+        folded = fold([f for f in frames if f.frame.epoch <= seen.epoch])
+        for step, rows in seen.rows.items():
+            found = {key: value for key, value in rows.items() if key != MARK_KEY}
+            if found != folded.get(step, {}):
+                wrong.append(f"{seen.key}: step {step} is not the fold of the frames up to epoch {seen.epoch}")
+    return _verdict(name, wrong)
+
+
+def journals_reach_their_checkpoints(history: History) -> Verdict:
+    """Law 8: nothing is trimmed that the checkpoint named by committed metadata needs for its replay."""
+    name = "a journal reaches back to the checkpoint that is named"
+    if history.journals_trimmed is None:
+        return Verdict(name, None, "trimming was not recorded")
+    wrong: list[str] = []
+    for trimmed in history.journals_trimmed:
+        epoch = None if trimmed.named is None else int(trimmed.named.rsplit("/", 1)[-1].removesuffix(".json"))
+        frames = history.frames.get(trimmed.task, [])
+        needed = next((f.first for f in frames if epoch is not None and f.frame.epoch == epoch), 0)
+        if trimmed.before > needed:
+            wrong.append(f"{trimmed.task}: trimmed below {trimmed.before}, its named checkpoint begins at {needed}")
+    return _verdict(name, wrong)
+
+
+WITH_BARRIERS: Final[tuple[Checker, ...]] = (
+    barriers_align,
+    barriers_are_decided_once,
+    checkpoints_are_whole,
+    journals_reach_their_checkpoints,
+)
+"""What must hold besides, of a job with barriers and checkpoints."""
+
 ALWAYS: Final[tuple[Checker, ...]] = (
     state_is_the_fold,
     local_never_ahead,

@@ -70,6 +70,8 @@ class MemoryDisk:
         self._scratch = scratch
 
     def open(self, task: TaskId, steps: Sequence[str]) -> Store:
+        if self._scratch is not None and self.folder(task).exists():
+            self.adopt(task)  # a restore came to its end, and its worker did not live to see it
         files = self._files.setdefault(task, _Files())
         if files.torn:
             raise StateDamaged(f"the state of {task} ends in a torn write", "it is rebuilt from the journal")
@@ -77,6 +79,8 @@ class MemoryDisk:
 
     def set_aside(self, task: TaskId) -> None:
         self._files.pop(task, None)
+        if self._scratch is not None:
+            shutil.rmtree(self.folder(task), ignore_errors=True)
 
     def killed(self) -> None:
         """What was written stays."""

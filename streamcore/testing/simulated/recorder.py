@@ -41,6 +41,8 @@ class RecordingBroker(Broker):
         self.written: dict[tuple[TopicPartition, int], tuple[tuple[int, int], int]] = {}
         self.doubtful: list[DoubtfulCall] = []
         self.events: list[Event] = []
+        self.deleted: list[tuple[int, TopicPartition, int, str | None]] = []
+        """Step, partition, offset below which records were deleted, and for a journal the checkpoint named then."""
         self._trimmed: dict[TopicPartition, list[tuple[Chunk, int, int]]] = {}
         self._begun: dict[int, tuple[int, str]] = {}
         self._stalled: dict[TopicPartition, float] = {}
@@ -132,12 +134,21 @@ class RecordingBroker(Broker):
 
     def delete_records(self, before: Mapping[TopicPartition, Offset]) -> None:
         for tp, offset in before.items():
+            self.deleted.append((self._scheduler.steps, tp, int(offset), self._named(tp)))
             first = self.first_offsets([tp])[tp]
             kept = self._trimmed.setdefault(tp, [])
             for chunk in super().fetch({tp: first}, 1 << 30, True)[0].chunks:
                 if chunk.base < offset and chunk.values:
                     kept.append((chunk, int(first), int(offset)))
         super().delete_records(before)
+
+    def _named(self, tp: TopicPartition) -> str | None:
+        """The checkpoint that the metadata of the journal's task names now."""
+        job, _, stage = tp.topic.partition(".journal.")
+        inputs = [TopicPartition(name, tp.partition) for name in (stage, f"{job}.shuffle.{stage}")]
+        inputs = [at for at in inputs if at.topic in self.topics([at.topic])]
+        told = self.committed(job, inputs, stable=False) or {}
+        return next((metadata.decode(at.metadata, str(tp)).checkpoint for at in told.values()), None)
 
     def trimmed(self, tp: TopicPartition) -> list[tuple[Chunk, int, int]]:
         """Chunks of deleted records, each with the offsets from which and below which they were deleted."""

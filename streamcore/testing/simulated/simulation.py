@@ -11,6 +11,7 @@ Everything happens in the calling thread and in simulated time; the same seed gi
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,10 +20,14 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
+import msgspec
+
 from streamcore import limits
+from streamcore.checkpoint.collect import Retention
+from streamcore.checkpoint.manifest import Layout, load, parsed
 from streamcore.checkpoint.memory import Fault, MemoryObjects
 from streamcore.checkpoint.snapshot import memory, rocks
-from streamcore.errors import OffsetsLost, StepAsideError, StopError, StreamcoreError, TopicError
+from streamcore.errors import CheckpointDamaged, OffsetsLost, StepAsideError, StopError, StreamcoreError, TopicError
 from streamcore.log import metadata
 from streamcore.log.local.log import LocalLog
 from streamcore.log.local.records import Chunk
@@ -30,13 +35,24 @@ from streamcore.log.local.wire import DirectWire
 from streamcore.log.port import Headers
 from streamcore.operators.batch import CORRELATION_HEADER
 from streamcore.runtime.checkpoints import Checkpointing
-from streamcore.runtime.control import Abandon, Complete, Start, decode
+from streamcore.runtime.control import Abandon, Complete, Cut, Start, Stored, decode
 from streamcore.runtime.points import Crash
 from streamcore.runtime.recover import plan_recovery, recover
 from streamcore.sink.shuffle import decode_frame
 from streamcore.state.frames import FrameAssembler
+from streamcore.state.memory import SNAPSHOT, Tables
 from streamcore.state.store import EpochMark
-from streamcore.testing.history import History, JournalFrame, Level, OffsetTold, Record, Shuffled, TaskState
+from streamcore.testing.history import (
+    CheckpointSeen,
+    History,
+    JournalFrame,
+    Level,
+    OffsetTold,
+    Record,
+    Shuffled,
+    TaskState,
+    Trimmed,
+)
 from streamcore.testing.simulated.disk import Disk, MemoryDisk, RocksDisk
 from streamcore.testing.simulated.faults import Injection, Schedule
 from streamcore.testing.simulated.process import Process
@@ -80,6 +96,7 @@ class Simulation:
         rocks: Path | None = None,
         scratch: Path | None = None,
         checkpoint_every_s: float = 2.0,
+        retention: Retention | None = None,
     ) -> None:
         """With `scratch`, a directory for snapshots, the job has barriers, and a checkpoint store in memory.
         `rocks`: local state on the real RocksDB, under this directory."""
@@ -95,6 +112,9 @@ class Simulation:
         self._rocks = rocks
         self._scratch = scratch
         self._checkpoint_every_s = checkpoint_every_s
+        self._retention = retention or Retention()
+        self._spoilt: set[str] = set()
+        """Keys that the store keeps wrongly."""
         self._store_calls: defaultdict[int, int] = defaultdict(int)
         self._clock = SimulatedClock(self.scheduler, lambda: None)
         self._log = LocalLog(self.broker, self._clock, DirectWire(), Random(f"{seed}/log"))
@@ -254,13 +274,20 @@ class Simulation:
     def _checkpointing(self, process: Process) -> Checkpointing | None:
         if self._scratch is None:
             return None
-        return Checkpointing(self.store, process.disk, rocks if self._rocks else memory, beside=False)
+        form = rocks if self._rocks else memory
+        return Checkpointing(self.store, process.disk, form, beside=False, retention=self._retention)
 
     def _at_store(self, call: str, key: str) -> Fault | None:
         """None asks in the judge's name."""
         current = self.scheduler.current
         process = next((p for p in self._processes if p.actor is current), None) if current is not None else None
-        return None if process is None else process.store_call(call)
+        fault = None if process is None else process.store_call(call)
+        if fault is None or call != "put_once" or fault.kind not in ("torn", "corrupt"):
+            return fault
+        if key.endswith("owner.json") or (fault.kind == "corrupt" and self._spoilt):
+            return None  # a store that spoils everything leaves nothing to restore from
+        self._spoilt.add(key)
+        return fault
 
     def fault_at_store(self, process: Process, call: str) -> Injection | None:
         self._store_calls[process.slot] += 1
@@ -441,7 +468,9 @@ class Simulation:
         history.states = self._states(owners)
         if self._scratch is not None:
             history.shuffled = self._shuffled()
-            history.barriers = self._barriers()
+            self._record_barriers(history)
+            history.checkpoints = self._checkpoints()
+            history.journals_trimmed = self._journals_trimmed()
         return history
 
     def _read(self, topic: str) -> list[Record]:
@@ -466,19 +495,70 @@ class Simulation:
                 found.append(Shuffled(record.tp, record.offset, source, frame.epoch))
         return found
 
-    def _barriers(self) -> list[tuple[int, str]]:
+    def _record_barriers(self, history: History) -> None:
         states: dict[int, str] = {}
+        history.decisions = []
+        cuts: dict[tuple[int, TaskId], int] = {}
+        stored: dict[tuple[int, TaskId], int] = {}
         for record in self._read(control_topic(self._plan.job)):
             match decode(record.value or b"", str(record.tp)):
                 case Start() as said:
                     states[said.barrier] = "open"
+                case Cut() as said:
+                    cuts[said.barrier, said.task] = said.epoch
+                case Stored(barrier=int() as number) as said:
+                    stored[number, said.task] = said.epoch
                 case Complete() as said:
                     states[said.barrier] = "complete"
+                    history.decisions.append((said.barrier, "complete"))
                 case Abandon() as said:
                     states[said.barrier] = "abandoned"
+                    history.decisions.append((said.barrier, "abandoned"))
                 case _:
                     pass
-        return list(states.items())
+        history.barriers = list(states.items())
+        history.stored_cuts = [
+            (number, task, cut, stored.get((number, task), -1))
+            for (number, task), cut in cuts.items()
+            if states[number] == "complete"
+        ]
+
+    def _checkpoints(self) -> list[CheckpointSeen]:
+        """Every manifest that stands in the store. What the store itself spoilt is nobody's fault."""
+        found: list[CheckpointSeen] = []
+        for stat in self.store.list(Layout(self._plan.job).manifests):
+            if parsed(stat.key) is None or stat.key in self._spoilt:
+                continue
+            manifest = load(self.store, stat.key)
+            wrong, data = "", dict[str, bytes]()
+            spoilt = False
+            for file in manifest.files:
+                key = Layout(self._plan.job).object(file.object)
+                spoilt = spoilt or key in self._spoilt
+                try:
+                    data[file.name] = b"".join(self.store.get(key))
+                except CheckpointDamaged as error:
+                    wrong = error.what
+                    continue
+                if hashlib.sha256(data[file.name]).hexdigest() != file.sha256:
+                    wrong = f"{key} is not what the manifest says"
+            whole = not wrong and not spoilt and self._rocks is None
+            rows = msgspec.msgpack.decode(data[SNAPSHOT.name], type=Tables) if whole else None
+            if rows is not None:
+                rows.pop("default", None)
+            found.append(
+                CheckpointSeen(stat.key, manifest.task, manifest.lineage, manifest.epoch, "" if spoilt else wrong, rows)
+            )
+        return found
+
+    def _journals_trimmed(self) -> list[Trimmed]:
+        journals = {
+            TopicPartition(self._plan.journal_topic(stage.name), Partition(p)): TaskId(stage.name, Partition(p))
+            for stage in self._plan.stages
+            for p in range(self._partitions)
+        }
+        deleted = self.broker.deleted
+        return [Trimmed(step, journals[tp], before, named) for step, tp, before, named in deleted if tp in journals]
 
     def _frames(self, task: TaskId) -> list[JournalFrame]:
         assembler = FrameAssembler(str(task), chained=False)
