@@ -50,10 +50,16 @@ def text(report: Report, columns: int = 100) -> str:
 
 
 def _by_column(points: Sequence[tuple[float, float]], stretch: float, columns: int) -> list[float]:
-    highest = [0.0] * columns
+    """A column without a point of its own stands where the one before it ends."""
+    highest = [-1.0] * columns
+    last = [0.0] * columns
     for at, value in points:
         column = min(columns - 1, int(at / stretch))
         highest[column] = max(highest[column], value)
+        last[column] = value
+    for column in range(columns):
+        if highest[column] < 0:
+            highest[column] = last[column] = last[column - 1] if column else 0.0
     return highest
 
 

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from chaos.events import Event
-from chaos.history import committed, ends, read, whole
+from chaos.history import read, whole
 from chaos.run import Scene, Shape
 from streamcore.testing.history import Record
 from tests.kafka.broker import Local
@@ -61,19 +61,12 @@ class Day:
     def settled(self) -> float:
         return self.until(self.scene.settled, "every task with an owner")
 
-    def unprocessed(self) -> int:
-        """Records sent that lie behind no commit."""
-        words = f"{self.scene.name}.words"
-        found = committed(self.scene.kafka, self.scene.plan, self.scene.shape.partitions)
-        return sum(end for tp, end in ends(self.scene.kafka, words).items() if tp.topic == words) - sum(
-            at.offset for tp, at in found.items() if tp.topic == words
-        )
-
     def dead_letters(self) -> list[Record]:
         return read(self.scene.kafka, whole(f"{self.scene.name}.dead", self.scene.shape.partitions))
 
     def judge(self, *but: str) -> None:
         """Ends the workers; says what the checkers found. Exits with 1 when one fails, `but` those meant to."""
+        self.until(lambda: self.scene.unprocessed() == 0, "every record behind a commit")
         self.settled()
         self.scene.stop_workers()
         self.scene.judge()

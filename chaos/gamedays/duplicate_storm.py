@@ -29,7 +29,7 @@ def main() -> None:
         worker.kill()
         worker.start()
         today.until(worker.has_joined, "joined")
-        today.until(lambda: today.unprocessed() == 0, "processed")
+        today.until(lambda: today.scene.unprocessed() == 0, "processed")
         took = time.monotonic() - begun
         today.say(f"slot 0 killed and started meanwhile; processed in {took:.1f} s, {len(storm) / took:,.0f} a second")
         today.say(f"{today.scene.read} outputs")
