@@ -100,6 +100,7 @@ class MemoryDisk:
         for task, files in self._files.items():
             copy._files[task] = old = _Files()
             old.tables, old.synced = _copied(files.synced), _copied(files.synced)
+            old.strange = files.strange
         return copy
 
     def estranged(self, lineage: bool) -> MemoryDisk:
@@ -223,6 +224,7 @@ class RocksDisk:
         copy = RocksDisk(self._path.with_name(f"{self._path.name}c{self._copies}"), self._job)
         shutil.rmtree(copy._path)
         shutil.copytree(self._path, copy._path)
+        copy._strange, copy._lineage = dict(self._strange), self._lineage
         return copy
 
     def estranged(self, lineage: bool) -> RocksDisk:
