@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from streamcore.errors import StateDirError
+from streamcore.state import directory
 from streamcore.state.memory import MemoryStore, Tables
 from streamcore.state.rocks import RocksStore
 from streamcore.state.store import Store
@@ -29,7 +30,7 @@ class StoreFactory(Protocol):
 
     def set_aside(self, task: TaskId, why: str) -> None:
         """The task's local state is damaged or of another line: out of the way, so that `open` starts empty. The
-        store has been closed."""
+        store has been closed. Without a `why` nothing is in it."""
         ...
 
     def close(self) -> None: ...
@@ -47,7 +48,10 @@ class RocksStores:
         return RocksStore.open(self._path(task), steps, job=self._job, task=task)
 
     def set_aside(self, task: TaskId, why: str) -> None:
-        RocksStore.set_aside(self._path(task), why)
+        if why:
+            RocksStore.set_aside(self._path(task), why)
+        else:
+            directory.remove(self._path(task))
 
     def close(self) -> None:
         self._lock.close()

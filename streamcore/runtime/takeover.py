@@ -244,7 +244,7 @@ class Takeover:
         assert taking.store is not None
         taking.store.close()
         taking.store = None
-        self._stores.set_aside(taking.id, "restored from a checkpoint")
+        self._stores.set_aside(taking.id, "")
         restorer, task, folder = how.restorer(self._clock, self._entropy), taking.id, how.folders.folder(taking.id)
 
         def accept(manifest: Manifest) -> str | None:
