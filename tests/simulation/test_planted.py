@@ -1,4 +1,8 @@
-"""Each planted bug is found again, by the seed that found it first; without the bug, that seed finds nothing."""
+"""Each planted bug is found again, by the seed that found it first; without the bug, that seed finds nothing.
+
+Another engine makes other histories of the same seeds: where the seed finds nothing any more the hunt begins anew, and
+must succeed within its bound. `make planted` writes the new seeds down.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,10 @@ import json
 
 import pytest
 
-from tests.simulation.hunt import FOUND, MOST
+from tests.simulation.hunt import FOUND, MOST, hunt
 from tests.simulation.planted import BUGS, planted
 from tests.simulation.runs import run
 
-HUNT_AGAIN = "another engine or simulator makes other histories of the same seeds: `make planted` hunts anew"
 AT = json.loads(FOUND.read_text())
 
 
@@ -25,7 +28,7 @@ def test_the_simulator_finds(name: str) -> None:
     with planted(BUGS[name]):
         outcome = run(at["topology"], at["seed"])
     found = [verdict.checker for verdict in outcome.wrong if verdict.holds is False]
-    assert at["checker"] in found, f"{HUNT_AGAIN}; found now: {found}"
+    assert at["checker"] in found or hunt(BUGS[name]) is not None, "`make planted` tells more"
 
 
 @pytest.mark.parametrize("name", BUGS)
