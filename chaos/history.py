@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from streamcore.log import metadata
 from streamcore.log.kafka import KafkaLog
+from streamcore.sink.shuffle import marker_in
 from streamcore.state.frames import FrameAssembler
 from streamcore.state.rocks import RocksStore
 from streamcore.testing.history import History, JournalFrame, OffsetTold, Record, TaskState
@@ -37,6 +38,7 @@ class Reader:
     """Committed records of whole partitions, from given offsets on, without a group."""
 
     def __init__(self, kafka: str, starts: Mapping[TopicPartition, int]) -> None:
+        self._kafka = kafka
         self._consumer = Consumer(
             {
                 "bootstrap.servers": kafka,
@@ -49,7 +51,8 @@ class Reader:
             }
         )
         self._consumer.assign([ClientPartition(tp.topic, tp.partition, at) for tp, at in starts.items()])
-        self._unfinished = set(starts)
+        self._ended: dict[TopicPartition, int] = dict.fromkeys(starts, -1)
+        """Where the end of each was seen last."""
 
     def take(self, seconds: float) -> list[Record]:
         """What comes within `seconds`."""
@@ -58,7 +61,7 @@ class Reader:
             tp = TopicPartition(str(message.topic()), Partition(int(message.partition() or 0)))
             if error := message.error():
                 if error.code() == KafkaError._PARTITION_EOF:
-                    self._unfinished.discard(tp)
+                    self._ended[tp] = int(message.offset() or 0)
                 elif error.code() not in PASSING:
                     raise KafkaException(error)
                 continue
@@ -67,13 +70,14 @@ class Reader:
         return records
 
     def to_the_end(self, bound_s: float = READ_S) -> list[Record]:
-        """All that stands there now, in order a partition. Raises TimeoutError: an open transaction holds the end
-        back, or no broker answers."""
+        """What is left of all that stands there now, in order a partition. Raises TimeoutError: an open transaction
+        holds the end back, or no broker answers."""
         until = time.monotonic() + bound_s
+        wanted = ends(self._kafka, self._ended)
         records: list[Record] = []
-        while self._unfinished:
+        while unfinished := [tp for tp, end in self._ended.items() if end < wanted[tp]]:
             if time.monotonic() > until:
-                raise TimeoutError(f"{sorted(self._unfinished)[:5]} could not be read to the end in {bound_s:.0f} s")
+                raise TimeoutError(f"{unfinished[:5]} could not be read to the end in {bound_s:.0f} s")
             records += self.take(0.2)
         return records
 
@@ -95,9 +99,15 @@ def read(kafka: str, starts: Mapping[TopicPartition, int]) -> list[Record]:
 
 
 def recorded(
-    kafka: str, plan: Plan, partitions: int, owners: Owners, machines: Mapping[int, Iterable[Path]]
+    kafka: str,
+    plan: Plan,
+    partitions: int,
+    owners: Owners,
+    machines: Mapping[int, Iterable[Path]],
+    journals: Iterable[Record],
 ) -> History:
-    """After the end. `machines`: each slot's state directories, the one it used last first."""
+    """After the end. `machines`: each slot's state directories, the one it used last first. `journals`: all that ever
+    stood in them, which was read before it was trimmed."""
     history = History(
         job=plan.job,
         partitions={stage.topic: partitions for stage in plan.stages},
@@ -107,11 +117,10 @@ def recorded(
         history.inputs[topic] = read(kafka, whole(topic, partitions))
     for topic in (*plan.sink_topics, *plan.dead_letter_topics):
         history.outputs[topic] = read(kafka, whole(topic, partitions))
-    for stage in plan.stages:
-        for task, frames in journal(kafka, plan, stage.name, partitions).items():
-            history.frames[task] = frames
+    history.frames = frames_of(plan, journals)
     history.committed = committed(kafka, plan, partitions)
-    history.unprocessed = len(read(kafka, {tp: told.offset for tp, told in history.committed.items()}))
+    left = read(kafka, {tp: told.offset for tp, told in history.committed.items()})
+    history.unprocessed = sum(marker_in(record.value, str(record.tp)) is None for record in left)
     history.open_transactions = open_transactions(kafka, f"{plan.job}.")
     history.states = [
         state
@@ -122,11 +131,17 @@ def recorded(
     return history
 
 
-def journal(kafka: str, plan: Plan, stage: str, partitions: int) -> dict[TaskId, list[JournalFrame]]:
+def journals_of(plan: Plan, partitions: int) -> dict[TopicPartition, int]:
+    """From their beginning."""
+    return {tp: 0 for stage in plan.stages for tp in whole(plan.journal_topic(stage.name), partitions)}
+
+
+def frames_of(plan: Plan, journals: Iterable[Record]) -> dict[TaskId, list[JournalFrame]]:
+    stage_of = {plan.journal_topic(stage.name): stage.name for stage in plan.stages}
     found: dict[TaskId, list[JournalFrame]] = {}
     assemblers: dict[TaskId, FrameAssembler] = {}
-    for record in read(kafka, whole(plan.journal_topic(stage), partitions)):
-        task = TaskId(stage, record.tp.partition)
+    for record in journals:
+        task = TaskId(stage_of[record.tp.topic], record.tp.partition)
         assembler = assemblers.setdefault(task, FrameAssembler(str(task)))
         placed = assembler.feed(record.offset, record.value or b"")
         if placed is not None:
@@ -177,20 +192,21 @@ def states(root: Path, plan: Plan, slot: int, owners: Owners, last: bool) -> Ite
 
 def open_transactions(kafka: str, prefix: str) -> list[str]:
     """Partitions of the run's topics and of the offsets topic where what is stable is not all there is."""
-    stable, high = (
-        ends(kafka, prefix, level) for level in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED)
-    )
+    topics = AdminClient({"bootstrap.servers": kafka, "log_level": 0}).list_topics(timeout=10).topics
+    tps = [
+        TopicPartition(name, Partition(p))
+        for name, topic in topics.items()
+        if name.startswith(prefix) or name == "__consumer_offsets"
+        for p in topic.partitions
+    ]
+    stable, high = ends(kafka, tps), ends(kafka, tps, IsolationLevel.READ_UNCOMMITTED)
     return [f"{tp}, stable to {stable[tp]} of {end}" for tp, end in high.items() if stable[tp] != end]
 
 
-def ends(kafka: str, prefix: str, level: IsolationLevel = IsolationLevel.READ_COMMITTED) -> dict[TopicPartition, int]:
-    """Of the topics whose names begin so, and of the offsets topic."""
+def ends(
+    kafka: str, tps: Iterable[TopicPartition], level: IsolationLevel = IsolationLevel.READ_COMMITTED
+) -> dict[TopicPartition, int]:
     admin = AdminClient({"bootstrap.servers": kafka, "log_level": 0})
-    tps = [
-        ClientPartition(name, partition)
-        for name, topic in admin.list_topics(timeout=10).topics.items()
-        if name.startswith(prefix) or name == "__consumer_offsets"
-        for partition in topic.partitions
-    ]
-    answers = admin.list_offsets({tp: OffsetSpec.latest() for tp in tps}, isolation_level=level, request_timeout=10)
+    asked = {ClientPartition(tp.topic, tp.partition): OffsetSpec.latest() for tp in tps}
+    answers = admin.list_offsets(asked, isolation_level=level, request_timeout=10)
     return {TopicPartition(tp.topic, Partition(tp.partition)): a.result(10).offset for tp, a in answers.items()}

@@ -24,7 +24,7 @@ from tests.kafka.broker import Local, Node
 
 SESSION_TIMEOUT_S = 6
 """The least that a broker allows by default."""
-TRAP_S = 12.0
+TRAP_S = 20.0
 """A point that is not reached within this time: the worker is struck where it is."""
 DISK_S = 30.0
 GHOST_S = 90.0

@@ -22,18 +22,20 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from chaos.events import Event, events
 from chaos.faults import PER_MINUTE, Fault, kinds_without_brokers, planned
-from chaos.history import Reader, committed, ends, owners_now, recorded, whole
+from chaos.history import Reader, committed, ends, journals_of, owners_now, recorded, whole
 from chaos.judge import verdicts
 from chaos.nemesis import SESSION_TIMEOUT_S, Failed, Nemesis
 from chaos.network import Network
 from chaos.topology import named
 from chaos.workers import Worker
 from streamcore.errors import StreamcoreError
+from streamcore.testing.history import Record
 from streamcore.testing.judge import Verdict, failed
 from tests.kafka.broker import HOST, Cluster, Local
 
 COPIES = 0.05
 TICK_S = 0.1
+CHECKPOINT_S = 10
 SETTLE_S = 90.0
 HEAL_S = 180.0
 KILLS = ("kill", "kill at point")
@@ -150,7 +152,8 @@ class Scene:
         environment = {
             "CHAOS_RUN": self.name,
             "STREAMCORE_WORKER__SESSION_TIMEOUT": f"{SESSION_TIMEOUT_S}s",
-            "STREAMCORE_CHECKPOINTS__STORE": "none",  # nothing trims the journals: the judge reads them whole
+            "STREAMCORE_CHECKPOINTS__STORE": f"file://{directory / 'checkpoints'}",  # one for all machines
+            "STREAMCORE_CHECKPOINTS__INTERVAL": f"{CHECKPOINT_S}s",
         }
         self.workers = [
             Worker(slot, self.network.bootstrap(slot), directory, environment) for slot in range(shape.workers)
@@ -168,6 +171,9 @@ class Scene:
         self.read = 0
         self.refused: list[str] = []
         self.reader: Reader | None = None
+        self.journal_reader: Reader | None = None
+        self.journals: list[Record] = []
+        """Read as they are written, before they can be trimmed."""
         self.owners: dict[object, int] = {}
 
     def now(self) -> float:
@@ -193,6 +199,7 @@ class Scene:
         self.nemesis.start_all()
         self.feed(self.shape.records_a_second)
         self.wait_for_outputs(1, SETTLE_S)
+        self.journal_reader = Reader(self.kafka, journals_of(self.plan, self.shape.partitions))
 
     def strike(self) -> None:
         self.nemesis.tell("the faults begin")
@@ -231,7 +238,10 @@ class Scene:
         self.nemesis.close()
         self.producer.flush(30)
         machines = {worker.slot: worker.machines for worker in self.workers}
-        history = recorded(self.kafka, self.plan, self.shape.partitions, self.owners, machines)
+        if self.journal_reader is None:
+            raise Failed("the run did not begin")
+        self.journals += self.journal_reader.to_the_end()
+        history = recorded(self.kafka, self.plan, self.shape.partitions, self.owners, machines, self.journals)
         self.report.outputs = len(history.outputs[f"{self.name}.counts"])
         self.report.epochs = sum(map(len, history.frames.values()))
         self.report.verdicts = verdicts(history, self.sent[: self.fed])
@@ -271,16 +281,17 @@ class Scene:
         """Let time pass: outputs are counted, what is due is healed, exits are looked at."""
         assert self.reader is not None
         self.read += len(self.reader.take(seconds))
+        if self.journal_reader is not None:
+            self.journals += self.journal_reader.take(0.0)
         self.watch()
         if not self.report.samples or self.now() - self.report.samples[-1].at_s >= 1.0:
             self.report.samples.append(Sample(self.now(), len(self.different), self.read))
 
     def unprocessed(self) -> int:
         """Records sent that lie behind no commit: copies, too, which leave no output."""
-        words = f"{self.name}.words"
+        sent = ends(self.kafka, whole(f"{self.name}.words", self.shape.partitions))
         found = committed(self.kafka, self.plan, self.shape.partitions)
-        sent = sum(end for tp, end in ends(self.kafka, words).items() if tp.topic == words)
-        return sent - sum(told.offset for tp, told in found.items() if tp.topic == words)
+        return sum(end - (found[tp].offset if tp in found else 0) for tp, end in sent.items())
 
     def settled(self) -> bool:
         """Each task has an owner, twice in a row."""
@@ -304,8 +315,9 @@ class Scene:
         """Whatever happened: no process, no client stays, and no topic unless they are to be kept."""
         self.nemesis.close()
         self.network.close()
-        if self.reader:
-            self.reader.close()
+        for reader in (self.reader, self.journal_reader):
+            if reader is not None:
+                reader.close()
         self.report.restarts = self.nemesis.restarts
         self.report.wrong_clocks = self.nemesis.wrong_clocks
         self.report.took_s = self.now()
