@@ -52,7 +52,7 @@ def written(report: Report, picture: str, command: str) -> str:
             *[f"| {kind} | {counted[kind]} |" for kind in PER_MINUTE],
             f"| a worker started with a wrong clock, by up to half an hour | {report.wrong_clocks} |",
             "",
-            "What each is stands in `chaos/faults.py`. At the named points: "
+            "What each is stands in [chaos/faults.py](../chaos/faults.py). At the named points: "
             + ", ".join(f"{point} {n}" for point, n in sorted(points.items()) if point)
             + f". Workers that ended by themselves and asked to be started again: {report.restarts}."
             + (
