@@ -1,6 +1,7 @@
 """Whose a prefix is: two jobs of one name, at two clusters, must not share one.
 
-    JOB/owner.json   {"format": 1, "job": …, "identity": …, "lineage": …}   created once, by the job's first worker
+    JOB/owner.json   {"format": 1, "job": …, "identity": …, "lineage": …, "seal": …}   created once, by the job's first
+                                                                                    worker
 
 `identity` is the topic id of the job's control topic: no two jobs, and no two lives of one (`reset`), have the same.
 `lineage` is one of its first, for people.
@@ -8,13 +9,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 import msgspec
 
 from streamcore.checkpoint.manifest import Layout
 from streamcore.checkpoint.store import CheckpointStore, read
-from streamcore.errors import CheckpointStoreError, CheckpointStoreTaken, StateMismatch
+from streamcore.errors import CheckpointDamaged, CheckpointStoreError, CheckpointStoreTaken, StateMismatch
 from streamcore.state.store import UNREADABLE
 
 FORMAT: Final = 1
@@ -25,13 +27,20 @@ class Owner(msgspec.Struct, frozen=True):
     job: str
     identity: str
     lineage: str
+    seal: str = ""
+    """SHA-256 of the rest: a spoilt marker must not pass for another job's."""
+
+
+def _sealed(owner: Owner) -> Owner:
+    body = msgspec.json.encode(msgspec.structs.replace(owner, seal=""))
+    return msgspec.structs.replace(owner, seal=hashlib.sha256(body).hexdigest())
 
 
 def claim(store: CheckpointStore, job: str, identity: str, lineage: str) -> Owner:
     """The prefix is this job's, or becomes it. Called at a job's start, before anything is put: it also finds out
     whether the store can be written. Raises CheckpointStoreTaken for another job's, and what the store raises."""
     key = Layout(job).owner
-    mine = Owner(FORMAT, job, identity, lineage)
+    mine = _sealed(Owner(FORMAT, job, identity, lineage))
     if store.stat(key) is None and store.put_once(key, msgspec.json.encode(mine) + b"\n"):
         return mine
     found = look(store, job)
@@ -64,4 +73,6 @@ def look(store: CheckpointStore, job: str) -> Owner:
             f"{key} in {store.place} has format {found.format}, newer than this streamcore's {FORMAT}",
             "run the version of streamcore that wrote it, or a newer one",
         )
+    if found != _sealed(found):
+        raise CheckpointDamaged(f"{key} in {store.place} was changed after it was written: its seal does not fit")
     return found

@@ -109,6 +109,8 @@ class Rates:
     """How often one kind against another, where not alike."""
     store: float = 0.0
     """A fault a call of the checkpoint store."""
+    store_kinds: Sequence[str] = ()
+    """Which; none: all."""
     stopping: float = 0.0
     """The share of runs that meet a fault of STOPPING_KINDS."""
 
@@ -175,7 +177,7 @@ class Schedule:
             return self._play(f"slot {slot}", "store", nth)
         if self.over or self._draw_store.random() >= self.rates.store:
             return None
-        kind = self._draw_store.choice(STORE_KINDS)
+        kind = self._draw_store.choice(self.rates.store_kinds or STORE_KINDS)
         how = (round(self._draw_store.uniform(0.5, 20), 1),) if kind in ("store slow", "store late", "pause") else ()
         if kind == "kill-before":
             how = (round(self._draw_store.uniform(0.1, 3), 2), slot, self._draw_store.choice(("its own", "a bare")))

@@ -282,6 +282,9 @@ class Simulation:
         current = self.scheduler.current
         process = next((p for p in self._processes if p.actor is current), None) if current is not None else None
         fault = None if process is None else process.store_call(call)
+        only_objects = bool(self._schedule.rates.store_kinds)  # what is under seal is another story
+        if fault is not None and fault.kind == "corrupt" and only_objects and "/objects/" not in key:
+            return None
         if fault is None or call != "put_once" or fault.kind not in ("torn", "corrupt"):
             return fault
         if key.endswith("owner.json") or (fault.kind == "corrupt" and self._spoilt):
