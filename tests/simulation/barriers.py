@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -32,7 +31,7 @@ from streamcore.testing.judge import WITH_BARRIERS, failed, judge
 from streamcore.testing.simulated.faults import Rates, Schedule
 from streamcore.testing.simulated.simulation import Simulation
 from streamcore.types import Offset
-from tests.simulation.runs import HORIZON_S, Outcome
+from tests.simulation.runs import HORIZON_S, Outcome, quiet
 from tests.simulation.topologies import TOPOLOGIES
 
 EVERY_S: Final = 1.0
@@ -41,12 +40,15 @@ SHORT_S: Final = 6.0
 
 
 def run(topology: str, seed: int, rates: Rates | None = None) -> Outcome:
-    logging.disable(logging.CRITICAL)
     one = TOPOLOGIES[topology]
     drawn = rates or dataclasses.replace(Rates.drawn(Random(f"{seed}/rates")), stopping=0.0, store=0.03)
     schedule = Schedule(drawn, Random(f"{seed}/faults"), horizon_s=HORIZON_S)
     shared = Path("/dev/shm")
-    with TemporaryDirectory(dir=shared if shared.is_dir() else None) as scratch, pytest.MonkeyPatch.context() as patch:
+    with (
+        TemporaryDirectory(dir=shared if shared.is_dir() else None) as scratch,
+        pytest.MonkeyPatch.context() as patch,
+        quiet(),
+    ):
         patch.setattr(limits, "BARRIER_TIMEOUT_S", SHORT_S)
         simulation = Simulation(
             one.plan,

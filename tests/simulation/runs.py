@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -33,7 +35,22 @@ class Outcome:
 
 def run(topology: str, seed: int, rates: Rates | None = None, rocks: Path | None = None) -> Outcome:
     """`rates`: in place of the seed's own."""
+    with quiet():
+        return _run(topology, seed, rates, rocks)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the workers' warnings, which are what these runs are for."""
+    before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _run(topology: str, seed: int, rates: Rates | None, rocks: Path | None) -> Outcome:
     one = TOPOLOGIES[topology]
     drawn = rates or Rates.drawn(Random(f"{seed}/rates"))
     schedule = Schedule(drawn, Random(f"{seed}/faults"), horizon_s=HORIZON_S)
