@@ -9,6 +9,7 @@ The library never repeats a request by itself: it would take its own first PUT f
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from datetime import timedelta
@@ -32,7 +33,7 @@ class ObjectStore:
             "connect_timeout": f"{limits.CHECKPOINT_CONNECT_S:.0f}s",
         }
         given: dict[str, Any] = {"checksum_algorithm": "SHA256", **(config or {})}
-        if given.get("endpoint", "").startswith("http://"):
+        if given.get("endpoint", "").startswith("http://") or _http_is_allowed():
             options["allow_http"] = True
         once = {"max_retries": 0, "retry_timeout": timedelta(seconds=limits.CHECKPOINT_CONNECT_S)}
         try:
@@ -102,6 +103,11 @@ class ObjectStore:
         return mapped(error, self._place, doing)
 
 
+def _http_is_allowed() -> bool:
+    """The library does not look for it in the environment once it is given other options of its client."""
+    return os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("1", "true")
+
+
 def _library() -> ModuleType:
     try:
         import obstore
@@ -157,6 +163,7 @@ _BY_STATUS: Final = {
 _BY_TEXT: Final = {
     "169.254.169.254": f"no credentials were found: {_CREDENTIALS}",
     "Received redirect without LOCATION": _REGION,
+    "BadScheme": "for a store without TLS set AWS_ALLOW_HTTP=true",
     "URL scheme is not allowed": "for a store without TLS set AWS_ALLOW_HTTP=true",
 }
 _BY_NAME: Final = {

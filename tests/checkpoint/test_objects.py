@@ -168,3 +168,18 @@ def test_an_object_that_vanishes_is_missing_and_not_a_missing_bucket(s3_server: 
 def test_requests_end_before_their_repeating_does() -> None:
     assert limits.CHECKPOINT_CONNECT_S < limits.CHECKPOINT_RETRY_S
     assert issubclass(CheckpointStoreError, StreamcoreError)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_an_endpoint_without_tls_from_the_environment_needs_leave(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, allowed: bool
+) -> None:
+    for name, value in config(s3_server.endpoint).items():
+        monkeypatch.setenv(f"AWS_{name.upper()}", value)
+    monkeypatch.setenv("AWS_ALLOW_HTTP", str(allowed).lower())
+    store = open_store(f"s3://{s3_server.bucket(f'plain-{allowed}'.lower())}/x")
+    if allowed:
+        assert store.put_once("job/a", b"1")
+    else:
+        with pytest.raises(CheckpointStoreError, match="AWS_ALLOW_HTTP=true"):
+            store.put_once("job/a", b"1")
