@@ -37,6 +37,7 @@ from streamcore.log.port import Admin
 from streamcore.observe.metrics import Metrics, MetricsServer
 from streamcore.runtime.checkpoints import Checkpointing
 from streamcore.runtime.feed import FeedSpec
+from streamcore.runtime.restores import Restores
 from streamcore.runtime.show import partitions_of
 from streamcore.runtime.statedir import RocksStores
 from streamcore.runtime.supervisor import Link, ProcessChild, Supervisor, Told
@@ -176,8 +177,15 @@ def _alone(wanted: Wanted) -> int:
             if (now := clock.monotonic_s()) >= due_s:
                 due_s = now + TELL_EVERY_S
                 progress = worker.progress()
+                restores = checkpointing.restores if checkpointing else Restores()
                 told = Told(
-                    progress.records_in, progress.records_out, progress.lag, len(progress.tasks), metrics.commit_p99_s()
+                    progress.records_in,
+                    progress.records_out,
+                    progress.lag,
+                    len(progress.tasks),
+                    metrics.commit_p99_s(),
+                    restores.done_bytes,
+                    restores.total_bytes,
                 )
             if beside.step(told) or orphaned.is_set():
                 worker.stop()

@@ -44,6 +44,7 @@ from streamcore.observe.metrics import Metrics
 from streamcore.runtime.barriers import Barrier, BarrierState
 from streamcore.runtime.cutting import Checkpointed, Unstored
 from streamcore.runtime.drill import Drill
+from streamcore.runtime.restores import Restores
 from streamcore.runtime.task import Task
 from streamcore.topology.nodes import Node, Process
 from streamcore.topology.plan import Plan, Stage, control_topic
@@ -84,6 +85,7 @@ class Checkpointing:
     bound_bytes: int = 0
     """A task's journal since its newest checkpoint is longer: the job stops. 0: no bound."""
     drill_every_s: float = 0.0
+    restores: Restores = field(default_factory=Restores)
 
     def restorer(self, clock: Clock, entropy: Entropy) -> Restorer:
         if self.beside:

@@ -50,6 +50,9 @@ class Told:
     lag: int = 0
     tasks: int = 0
     commit_p99_s: float | None = None
+    restored_bytes: int = 0
+    restoring_bytes: int = 0
+    """All that is to be restored now; 0: nothing is."""
 
 
 class Child(Protocol):
@@ -139,6 +142,8 @@ class Supervisor:
             lag=sum(told.lag for told in now),
             tasks=sum(told.tasks for told in now),
             commit_p99_s=max(slowest, default=None),
+            restored_bytes=sum(told.restored_bytes for told in now),
+            restoring_bytes=sum(told.restoring_bytes for told in now),
         )
 
     def pids(self) -> dict[Slot, int]:

@@ -146,6 +146,7 @@ class Takeover:
                 self.step = Step.RESTORE
             case Step.RESTORE:
                 if all(self._restored(taking) for taking in self._taking):
+                    self._restores_are_over()
                     self._open_reader()
                     self.step = Step.REPLAY
             case Step.REPLAY:
@@ -172,6 +173,7 @@ class Takeover:
                 taking.restoring.forsake()
             if taking.store is not None:
                 taking.store.close()
+        self._restores_are_over()
         for task in self._tasks:
             if task.state is not TaskState.CLOSED:
                 task.move(TaskState.CLOSED)
@@ -248,13 +250,22 @@ class Takeover:
         restorer, task, folder = how.restorer(self._clock, self._entropy), taking.id, how.folders.folder(taking.id)
 
         def accept(manifest: Manifest) -> str | None:
-            return None if manifest.journal >= first else f"the journal begins at {first}, after its {manifest.journal}"
+            if manifest.journal < first:
+                return f"the journal begins at {first}, after its {manifest.journal}"
+            how.restores.began(manifest.size_bytes)
+            return None
 
         def restore() -> Restored:
-            return restorer.restore(self._plan.job, task, told.lineage, told.epoch, folder, accept=accept)
+            return restorer.restore(
+                self._plan.job, task, told.lineage, told.epoch, folder, accept=accept, progress=how.restores.wrote
+            )
 
         logger.info("task %s: restoring from %s", task, how.store.place)
         taking.restoring = Restoring(how, task, restore)
+
+    def _restores_are_over(self) -> None:
+        if self._checkpointing is not None:
+            self._checkpointing.restores.over()
 
     def _restored(self, taking: Taking) -> bool:
         """True when nothing of the task is being restored any more, and its store is open."""

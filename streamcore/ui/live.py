@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 REFRESH_S: Final = 0.25
 LOG_EVERY_S: Final = 10.0
 RATE_OVER_S: Final = 3.0
+BAR_WIDTH: Final = 30
 
 
 class View(Protocol):
@@ -55,11 +56,20 @@ class Rates:
 
 
 def summary(job: str, told: Told, rates: tuple[float, float]) -> str:
+    if told.restoring_bytes:
+        return f"{job}  restoring  {bar(told.restored_bytes, told.restoring_bytes)}"
     p99 = "–" if told.commit_p99_s is None else f"{told.commit_p99_s * 1000:.1f} ms"
     return (
         f"{job}  in {rates[0]:,.0f}/s  out {rates[1]:,.0f}/s  lag {told.lag:,}  commit p99 {p99}  "
         f"tasks {told.tasks}  total in {told.records_in:,}"
     )
+
+
+def bar(done_bytes: int, total_bytes: int) -> str:
+    """As `━━━━━━──────  50 % of 1,200 MB`."""
+    part = min(1.0, done_bytes / total_bytes)
+    full = round(part * BAR_WIDTH)
+    return f"{'━' * full}{'─' * (BAR_WIDTH - full)}  {part:.0%} of {total_bytes / 1e6:,.1f} MB"
 
 
 class LiveView:
