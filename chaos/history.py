@@ -48,6 +48,7 @@ class Reader:
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,
                 "auto.offset.reset": "error",
+                "socket.timeout.ms": 6_000,  # a silent broker must not hold it back until journals are trimmed
             }
         )
         self._consumer.assign([ClientPartition(tp.topic, tp.partition, at) for tp, at in starts.items()])
