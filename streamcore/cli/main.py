@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from streamcore.cli import asking, chaos, checkpoints, demo, inspect, repair, run, savepoints, topics
+from streamcore.cli import asking, chaos, checkpoints, demo, estimate, inspect, repair, run, savepoints, topics
 from streamcore.cli.options import EXIT_CODES
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("recover")(repair.recover)
 app.command("demo")(demo.demo)
 app.command("chaos")(chaos.chaos)
 app.command("resume")(savepoints.resume)
+app.command("replay-estimate")(estimate.replay_estimate)
 app.command("rescale")(savepoints.rescale)
 app.add_typer(topics.app, name="topics")
 app.add_typer(checkpoints.app, name="checkpoints")

@@ -54,7 +54,7 @@ def create(
     state_dir: StateDir = None, config: Config = None,
 ) -> None:  # fmt: skip
     """Have a running job make a savepoint, and wait until it is whole."""
-    settings, clock = _settings(kafka, state_dir, checkpoints, config), SystemClock()
+    settings, clock = settings_of(kafka, state_dir, checkpoints, config), SystemClock()
     savepoints.checked_name(name)
     with opened(_asking(settings), clock) as log, administered(log) as admin:
         done = _made(log, admin, job_name(job), name, stop, wait, clock)
@@ -65,7 +65,7 @@ def create(
 @looking
 def list_(job: JobName, checkpoints: Where = None, state_dir: StateDir = None, config: Config = None) -> None:
     """A job's savepoints."""
-    store = _store(_settings(None, state_dir, checkpoints, config))
+    store = store_of(settings_of(None, state_dir, checkpoints, config))
     for name in savepoints.names(store, job_name(job)):
         typer.echo(name)
 
@@ -76,7 +76,7 @@ def show(
     job: JobName, name: Name, checkpoints: Where = None, state_dir: StateDir = None, config: Config = None
 ) -> None:
     """What a savepoint holds, as JSON."""
-    store = _store(_settings(None, state_dir, checkpoints, config))
+    store = store_of(settings_of(None, state_dir, checkpoints, config))
     found = savepoints.load(store, job_name(job), name)
     typer.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
 
@@ -88,7 +88,7 @@ def drop(
     yes: Yes = False,
 ) -> None:  # fmt: skip
     """Let a savepoint go; what only it kept is collected later."""
-    store = _store(_settings(None, state_dir, checkpoints, config))
+    store = store_of(settings_of(None, state_dir, checkpoints, config))
     savepoints.load(store, job_name(job), name)
     if not yes and not typer.confirm(f"Drop savepoint {name}?"):
         raise StopError("nothing was dropped", "")
@@ -102,7 +102,7 @@ def export_(
     checkpoints: Where = None, state_dir: StateDir = None, config: Config = None,
 ) -> None:  # fmt: skip
     """All of a savepoint in one file, to be kept or taken elsewhere."""
-    store = _store(_settings(None, state_dir, checkpoints, config))
+    store = store_of(settings_of(None, state_dir, checkpoints, config))
     size = export(store, savepoints.load(store, job_name(job), name), file)
     typer.echo(f"{file}: {size} bytes")
 
@@ -114,7 +114,7 @@ def import_(
     checkpoints: Where = None, state_dir: StateDir = None, config: Config = None,
 ) -> None:  # fmt: skip
     """Put an exported savepoint into a checkpoint store."""
-    store = _store(_settings(None, state_dir, checkpoints, config))
+    store = store_of(settings_of(None, state_dir, checkpoints, config))
     try:
         found = unpack(store, file)
     except tarfile.TarError as error:
@@ -132,8 +132,8 @@ def resume(
     kafka: Kafka = None, state_dir: StateDir = None, checkpoints: Where = None, config: Config = None, yes: Yes = False,
 ) -> None:  # fmt: skip
     """Have a job begin from a savepoint: its own, or another job's. Start it with `run` afterwards."""
-    settings, clock = _settings(kafka, state_dir, checkpoints, config), SystemClock()
-    plan, store = load_job(target).plan(), _store(settings)
+    settings, clock = settings_of(kafka, state_dir, checkpoints, config), SystemClock()
+    plan, store = load_job(target).plan(), store_of(settings)
     saved = savepoints.load(store, of or plan.job, savepoint)
     resuming = plan_resume(plan, saved, _changes(partitions, drop, rename))
     with _at_the_log(settings, clock) as (log, admin):
@@ -154,8 +154,8 @@ def rescale(
 ) -> None:  # fmt: skip
     """Stop a running job at a savepoint, and move its shuffles to another partition count. Nothing is lost or repeated;
     start the job again with `run` afterwards."""
-    settings, clock = _settings(kafka, state_dir, checkpoints, config), SystemClock()
-    plan, store = load_job(target).plan(), _store(settings)
+    settings, clock = settings_of(kafka, state_dir, checkpoints, config), SystemClock()
+    plan, store = load_job(target).plan(), store_of(settings)
     with opened(_asking(settings), clock) as log, administered(log) as admin:
         name = f"rescale-{clock.wall_ms()}"
         _made(log, admin, plan.job, name, True, wait, clock)
@@ -247,10 +247,10 @@ def _changes(partitions: int | None, drop: list[str] | None, rename: list[str] |
     return Changes(frozenset(drop or ()), pairs, partitions)
 
 
-def _settings(kafka: str | None, state_dir: Path | None, checkpoints: str | None, config: Path | None) -> Settings:
+def settings_of(kafka: str | None, state_dir: Path | None, checkpoints: str | None, config: Path | None) -> Settings:
     given = {"kafka.bootstrap": kafka, "worker.state_dir": state_dir, "checkpoints.store": checkpoints}
     return load(config, given)
 
 
-def _store(settings: Settings) -> CheckpointStore:
+def store_of(settings: Settings) -> CheckpointStore:
     return required_store(settings)
