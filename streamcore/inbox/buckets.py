@@ -74,6 +74,17 @@ def decode_timeline(data: bytes | None, step: str) -> Timeline:
         raise StateDamaged(f"step {step!r}: its inbox cannot be read: {error}") from error
 
 
+def merged_timelines(one: bytes, other: bytes) -> bytes:
+    """Of two inboxes whose ids come into one. Stream time is the earlier one's, so that no record is too old that was
+    not; what either has dropped stays unknown. Raises StateMismatch, StateDamaged."""
+    a, b = (decode_timeline(data, "dedupe") for data in (one, other))
+    streams = [each.stream_ms for each in (a, b) if each.stream_ms is not None]
+    dropped = [each.dropped_ms for each in (a, b) if each.dropped_ms is not None]
+    ends = {start: max(each.buckets.get(start, start) for each in (a, b)) for start in {**a.buckets, **b.buckets}}
+    merged = Timeline(min(streams, default=None), max(dropped, default=None), dict(sorted(ends.items())))
+    return merged.encode(a.ids + b.ids)
+
+
 def bucket_start(time_ms: int, width_ms: int) -> int:
     return time_ms // width_ms * width_ms
 

@@ -30,6 +30,7 @@ from streamcore.checkpoint.store import CheckpointStore
 from streamcore.checkpoint.upload import Facts, Uploader
 from streamcore.clock import Clock, Entropy
 from streamcore.errors import CheckpointDamaged, OffsetsLost, StateMismatch, TopicError, invariant
+from streamcore.inbox.buckets import TIMELINE_KEY, merged_timelines
 from streamcore.log.port import Admin, Log, OffsetCommit, Receipt, TopicInfo
 from streamcore.runtime.checkpoints import key_type, saved_step
 from streamcore.runtime.start import Start
@@ -37,6 +38,7 @@ from streamcore.runtime.topics import prepare
 from streamcore.state.frames import Frame
 from streamcore.state.frames import encode as encode_frame
 from streamcore.state.rocks import RocksStore
+from streamcore.state.rows import VERSIONS_KEY, merged_versions
 from streamcore.state.store import RESERVED, Delta, EpochMark, Store
 from streamcore.topology.nodes import Dedupe
 from streamcore.topology.plan import Plan, Stage, control_topic, shuffle_topic
@@ -48,7 +50,11 @@ IMPORT_SLOT: Final = Slot(0)
 """Whose transactional id writes the genesis: the first worker fences it like any predecessor."""
 CHUNK_ENTRIES: Final = 10_000
 FIRST_OWN: Final = 0xF0
-"""Keys from here on are a step's own bookkeeping, and belong to every task."""
+"""Keys from here on are a step's own bookkeeping: what all old tasks know together belongs to every new one."""
+MERGED: Final[Mapping[bytes, Callable[[bytes, bytes], bytes]]] = {
+    VERSIONS_KEY: merged_versions,
+    TIMELINE_KEY: merged_timelines,
+}
 
 
 @dataclass(frozen=True)
@@ -290,6 +296,7 @@ class Resuming:
         same = saved.partitions == each.partitions
         inboxes = {node.name for node in each.stage.stateful if isinstance(node, Dedupe)}
         store.apply({}, mark)
+        own: dict[str, dict[bytes, bytes]] = {step: {} for step in each.steps}
         for old in saved.tasks:
             if same and old.partition != task.partition:
                 continue
@@ -298,6 +305,10 @@ class Resuming:
                     keep = _all if same or step in inboxes else _of(task.partition, each.partitions)
                     for delta in _chunks(source, was, keep):
                         store.apply({step: delta}, mark)
+                    _gather(own[step], source, was)
+        for step, kept in own.items():
+            if kept:
+                store.apply({step: Delta(list(kept), list(kept.values()))}, mark)
 
     def _opened(self, key: str) -> _Fetched:
         return _Fetched(self._source, load(self._source, key), self._scratch / "source", self._clock, self._entropy)
@@ -403,7 +414,7 @@ def _all(key: bytes) -> bool:
 
 def _of(partition: int, count: int) -> Callable[[bytes], bool]:
     def keep(key: bytes) -> bool:
-        return key[0] >= FIRST_OWN or int.from_bytes(key[:2], "big") % count == partition
+        return int.from_bytes(key[:2], "big") % count == partition
 
     return keep
 
@@ -411,7 +422,7 @@ def _of(partition: int, count: int) -> Callable[[bytes], bool]:
 def _chunks(source: Store, step: str, keep: Callable[[bytes], bool]) -> Iterator[Delta]:
     keys: list[bytes] = []
     values: list[bytes | None] = []
-    for key, value in source.column(step).scan(b"", RESERVED):
+    for key, value in source.column(step).scan(b"", bytes((FIRST_OWN,))):
         if keep(key):
             keys.append(key)
             values.append(value)
@@ -420,3 +431,9 @@ def _chunks(source: Store, step: str, keep: Callable[[bytes], bool]) -> Iterator
             keys, values = [], []
     if keys:
         yield Delta(keys, values)
+
+
+def _gather(own: dict[bytes, bytes], source: Store, step: str) -> None:
+    for key, value in source.column(step).scan(bytes((FIRST_OWN,)), RESERVED):
+        invariant(key in MERGED, f"step {step!r} keeps {key!r}, and nobody knows how two of these become one")
+        own[key] = MERGED[key](own[key], value) if key in own else value

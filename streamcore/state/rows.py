@@ -201,6 +201,11 @@ def check_versions(column: Column, schema: StateSchema, step: str) -> bytes | No
     return None if entry == saved else entry
 
 
+def merged_versions(one: bytes, other: bytes) -> bytes:
+    """Two columns' entries under VERSIONS_KEY, when their rows come into one."""
+    return min(one[:2], other[:2]) + max(one[2:], other[2:])
+
+
 def _check_upgrades(schema: StateSchema, step: str) -> None:
     """From the oldest on, each version has one."""
     told = f"step {step!r}: class {schema.name}, version {schema.version}"
