@@ -38,23 +38,23 @@ def ask(
     if not admin.members(job):
         return Asked(trouble="no worker of it runs", remedy="start it with `streamcore run`, then ask again")
     end = admin.stable_ends([control])[control]
-    token = entropy.token()
+    request = Request(entropy.token(), savepoint, stops)
     producer = log.producer(None)
     try:
         producer.init(limits.CALL_TIMEOUT_S)
-        producer.send(control, encode(Request(token, savepoint, stops)))
+        producer.send(control, encode(request))
         producer.flush(limits.CALL_TIMEOUT_S)
     finally:
         producer.close()
     reader = log.reader({control: end})
     try:
-        return _answer(reader, control, token, clock, wait_s)
+        return _answer(reader, control, request, clock, wait_s)
     finally:
         reader.close()
 
 
-def _answer(reader: Reader, control: TopicPartition, token: str, clock: Clock, wait_s: float) -> Asked:
-    """The first barrier that begins behind our request is for it."""
+def _answer(reader: Reader, control: TopicPartition, request: Request, clock: Clock, wait_s: float) -> Asked:
+    """The first barrier behind our request that serves it; another's savepoint may come first."""
     until_s = clock.monotonic_s() + wait_s
     asked = Asked()
     heard = False
@@ -62,18 +62,18 @@ def _answer(reader: Reader, control: TopicPartition, token: str, clock: Clock, w
         for run in reader.poll(limits.POLL_RECORDS, 0.2):
             for offset, value in zip(run.offsets, run.values, strict=True):
                 said = decode(value or b"", f"{control} at offset {offset}")
-                heard = heard or (isinstance(said, Request) and said.token == token)
-                if heard and said is not None and _follow(asked, said):
+                heard = heard or (isinstance(said, Request) and said.token == request.token)
+                if heard and said is not None and _follow(asked, request, said):
                     return asked
     asked.trouble = f"nothing came of it within {wait_s:.0f} s"
     asked.remedy = f"`streamcore status` shows what barrier {asked.barrier or 'there is'} waits for; ask again"
     return asked
 
 
-def _follow(asked: Asked, said: Said) -> bool:
+def _follow(asked: Asked, request: Request, said: Said) -> bool:
     """True when it is over."""
     match said:
-        case Start() if not asked.barrier:
+        case Start() if not asked.barrier and said.serves(request):
             asked.barrier, asked.tasks = said.barrier, sum(said.stages.values())
         case Complete() if said.barrier == asked.barrier:
             return True

@@ -65,7 +65,7 @@ class Barriers:
         self.last: Barrier | None = None
         """Open or decided; None before the first."""
         self.requests: list[Request] = []
-        """Asked for since the last start."""
+        """Asked for, and no start has served them yet."""
         self.completed: Barrier | None = None
 
     @property
@@ -82,7 +82,7 @@ class Barriers:
             case Start():
                 if said.barrier >= self.next_number:
                     self.last = Barrier(said)
-                    self.requests.clear()
+                self.requests = [request for request in self.requests if not said.serves(request)]
             case Request():
                 self.requests.append(said)
             case _:
@@ -94,7 +94,9 @@ class Barriers:
             return
         match said:
             case Cut():
-                barrier.cuts[said.task] = said
+                if barrier.cuts.setdefault(said.task, said) != said:
+                    why = "it went on behind its cut, in a run without barriers, and has cut again"
+                    barrier.failed[said.task] = Failed(barrier.number, *said.task, why)
             case Resume():
                 barrier.resumed.add(said.shuffle)
             case Stored():

@@ -30,6 +30,12 @@ _FORMAT: Final = 1
 _PREFIX: Final = _MAGIC + bytes((_FORMAT,))
 
 
+class Request(msgspec.Struct, array_like=True, frozen=True, tag="q"):
+    token: str
+    savepoint: str | None = None
+    stops: bool = False
+
+
 class Start(msgspec.Struct, array_like=True, frozen=True, tag="s"):
     barrier: int
     topology: str
@@ -38,6 +44,10 @@ class Start(msgspec.Struct, array_like=True, frozen=True, tag="s"):
     savepoint: str | None = None
     stops: bool = False
     """Every task stays where it has cut, and the workers end when the barrier is complete."""
+
+    def serves(self, request: Request) -> bool:
+        """Who asked before it was said has what he asked for in this barrier: a mere checkpoint in any."""
+        return request.savepoint is None or (request.savepoint, request.stops) == (self.savepoint, self.stops)
 
 
 class Cut(msgspec.Struct, array_like=True, frozen=True, tag="c"):
@@ -90,12 +100,6 @@ class Complete(msgspec.Struct, array_like=True, frozen=True, tag="d"):
 class Abandon(msgspec.Struct, array_like=True, frozen=True, tag="a"):
     barrier: int
     why: str
-
-
-class Request(msgspec.Struct, array_like=True, frozen=True, tag="q"):
-    token: str
-    savepoint: str | None = None
-    stops: bool = False
 
 
 Said = Start | Cut | Resume | Stored | Failed | Complete | Abandon | Request

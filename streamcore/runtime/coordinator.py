@@ -71,6 +71,9 @@ class Coordinator:
             return self._start(now_s)
         if barrier.number != self._seen or self._opened_s is None:
             self._seen, self._opened_s, self._last_s = barrier.number, now_s, now_s
+        if barrier.failed:
+            failed = next(iter(barrier.failed.values()))
+            return Decision([Abandon(barrier.number, f"the checkpoint of {failed.task} is not stored: {failed.why}")])
         ready = barriers.ready_shuffles()
         if ready:
             return Decision([Resume(barrier.number, name) for name in ready], self._markers(barrier.number, ready))
@@ -82,9 +85,6 @@ class Coordinator:
             return Decision([Complete(barrier.number, self._clock.wall_ms())])
         if barrier.start.topology != self._plan.version:
             return Decision([Abandon(barrier.number, "another version of the topology began it")])
-        if barrier.failed:
-            failed = next(iter(barrier.failed.values()))
-            return Decision([Abandon(barrier.number, f"the checkpoint of {failed.task} is not stored: {failed.why}")])
         if now_s - self._opened_s > limits.BARRIER_TIMEOUT_S:
             return Decision([Abandon(barrier.number, self._late(now_s - self._opened_s))])
         return None
@@ -117,6 +117,10 @@ class Coordinator:
     def wrote(self, barrier: int, wrong: str) -> None:
         """The savepoint of the barrier is written, or `wrong` says why it cannot be."""
         self.saved[barrier] = wrong
+
+    def forget(self) -> None:
+        """The tasks are let go, and with them what was to be written: if they come back, it is asked for again."""
+        self._saving.clear()
 
     def _markers(self, barrier: int, shuffles: list[str]) -> list[tuple[TopicPartition, bytes]]:
         marker = encode_marker(barrier)

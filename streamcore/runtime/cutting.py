@@ -5,8 +5,9 @@
     words     what a task's transaction says on the control topic
     settled   after a commit: what was cut is checkpointed, what was said is heard
 
-Invariants: a task is checkpointed at the epoch of its cut and at no other, before it is fed again; it names a
-checkpoint only after the last byte of it is stored (law 7); what the coordinator said counts once it is committed.
+Invariants: a task is checkpointed with the state of its cut and no other, before it is fed again (epochs of words alone
+may lie between); it names a checkpoint only after the last byte of it is stored (law 7); what the coordinator said
+counts once it is committed.
 
 Processing thread only.
 """
@@ -261,6 +262,7 @@ class Cutting:
                     logger.info("barrier: %s", word)
                     self.barriers.hear(word)
                 self._look_for_decisions()
+                self._look_for_the_stop()
 
     def resumed(self, task: Task) -> None:
         """The task was taken over with an open cut, and is held: its state is still that of the cut."""
@@ -269,11 +271,15 @@ class Cutting:
             self._checkpointer.begin(task, barrier.number)
 
     def holds(self, task: Task) -> bool:
-        return self.barriers.holds(task.stage, task.cut)
+        """A job that stops at a barrier stays there, once it is complete too."""
+        last = self.barriers.last
+        stops = last is not None and last is self.barriers.completed and last.number == self._stops_at == task.cut
+        return stops or self.barriers.holds(task.stage, task.cut)
 
     def drop(self) -> None:
         """The tasks are let go."""
         self._decision = None
+        self._coordinator.forget()
         self._checkpointer.drop()
 
     def close(self) -> None:

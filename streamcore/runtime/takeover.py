@@ -432,7 +432,7 @@ class Takeover:
             mark=mark,
             committed=dict(offsets),
             position=dict(offsets),
-            cut=taking.metadata.cut if taking.metadata else None,
+            cut=taking.metadata.cut if taking.metadata and self._checkpointing is not None else None,
             checkpoint=taking.metadata.checkpoint if taking.metadata else None,
             distrusted=taking.distrusted,
             tail=_tail(taking.metadata),

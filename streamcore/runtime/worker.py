@@ -322,11 +322,14 @@ class Worker:
     def _follow(self) -> list[Task]:
         """The tasks that must commit now for a barrier's sake."""
         cutting = self._cutting
-        if cutting is None or not self._owned or self._owned.taking_over:
+        if cutting is None or self._owned.taking_over or (not self._owned and self._outage.wait_s > 0):
             return []
         cutting.follow()
         if cutting.stopping:
             self._stopping = True
+            return []
+        if not self._owned:  # it is there to take over, and ends with the others at a savepoint that stops the job
+            self._outage.over()
             return []
         self._hold_and_release()
         return cutting.wanted()
@@ -383,6 +386,7 @@ class Worker:
         if self._cutting is None:
             return
         self._cutting.settled(decided)
+        self._stopping = self._stopping or self._cutting.stopping
         for task in undone:
             task.held = False  # its inputs were started again
         self._hold_and_release()
