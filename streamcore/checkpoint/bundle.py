@@ -74,6 +74,8 @@ def unpack(store: CheckpointStore, file: Path) -> Savepoint:
             )
         _, data = next(members, ("", b""))
         savepoint = savepoints.decode(data, str(file))
+        if store.stat(savepoints.key_of(savepoint.job, savepoint.name)) is not None:
+            raise _there(store, savepoint)
         layout, keys = Layout(savepoint.job), list(savepoint.manifests)
         manifests = [decode(next(members, ("", b""))[1], key) for key in keys]
         wanted = dict(_objects(manifests))
@@ -88,11 +90,15 @@ def unpack(store: CheckpointStore, file: Path) -> Savepoint:
     for manifest in manifests:
         store.put_once(manifest.key, manifest.encode())
     if not savepoints.write(store, savepoint):
-        raise SettingsError(
-            f"there is a savepoint {savepoint.name!r} of job {savepoint.job} in {store.place} already",
-            f"`streamcore savepoint drop {savepoint.job} {savepoint.name}` first, or another --checkpoints",
-        )
+        raise _there(store, savepoint)
     return savepoint
+
+
+def _there(store: CheckpointStore, savepoint: Savepoint) -> SettingsError:
+    return SettingsError(
+        f"there is a savepoint {savepoint.name!r} of job {savepoint.job} in {store.place} already",
+        f"`streamcore savepoint drop {savepoint.job} {savepoint.name}` first, or another --checkpoints",
+    )
 
 
 def _objects(manifests: list[Manifest]) -> Iterator[tuple[str, str]]:

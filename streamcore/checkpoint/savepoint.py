@@ -32,7 +32,7 @@ from streamcore.state.store import UNREADABLE
 from streamcore.types import Epoch, Partition
 
 FORMAT: Final = 1
-NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
+NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,90}")
 _SEAL: Final = b',"seal":'
 HOLD: Final = "savepoint-"
 
@@ -89,17 +89,28 @@ def key_of(job: str, name: str) -> str:
 def checked_name(name: str) -> str:
     """Raises SettingsError."""
     if not NAME.fullmatch(name):
-        raise SettingsError(f"a savepoint cannot be called {shown(name)}", "use letters, digits, - and _")
+        raise SettingsError(f"a savepoint cannot be called {shown(name)}", "use at most 90 letters, digits, - and _")
     return name
 
 
 def write(store: CheckpointStore, savepoint: Savepoint) -> bool:
-    """The hold first, so that nothing it names is ever unheld. False: there is one of this name, and it stays."""
+    """The hold first, so that nothing it names is ever unheld. False: there is another of this name, and it stays. The
+    same may be written again: by a coordinator that does not know what became of it."""
     key = key_of(savepoint.job, savepoint.name)
-    if store.stat(key) is not None:
-        return False
-    holds.put(store, savepoint.job, HOLD + savepoint.name, savepoint.manifests)
-    return store.put_once(key, savepoint.encode())
+    if store.stat(key) is None:
+        _hold(store, savepoint)
+        if store.put_once(key, savepoint.encode()):
+            return True
+    found = decode(read(store, key), key)
+    return msgspec.structs.replace(savepoint, created_ms=found.created_ms, seal=found.seal) == found
+
+
+def _hold(store: CheckpointStore, savepoint: Savepoint) -> None:
+    """A hold without its savepoint is what an interrupted writing or dropping left, and holds others' manifests."""
+    name = HOLD + savepoint.name
+    if not holds.put(store, savepoint.job, name, savepoint.manifests):
+        holds.drop(store, savepoint.job, name)
+        holds.put(store, savepoint.job, name, savepoint.manifests)
 
 
 def load(store: CheckpointStore, job: str, name: str) -> Savepoint:
