@@ -69,13 +69,13 @@ class Cluster:
         self._feeder.send(control_partition(job), encode(Request("t", savepoint, stops)))
         self._feeder.flush(1.0)
 
-    def worker(self, plan: Plan, *, fresh_disk: bool = True) -> Worker:
+    def worker(self, plan: Plan, *, fresh_disk: bool = True, slot: int = 0) -> Worker:
         self._disk += fresh_disk
-        stores = RocksStores(self.path / f"disk{self._disk}", plan.job, Slot(0))
+        stores = RocksStores(self.path / f"disk{self._disk}", plan.job, Slot(slot))
         how = Checkpointing(self.store, stores, beside=False)
         worker = Worker(
-            plan, self.log.connect(), WorkerSettings(), clock=self.clock, entropy=self.entropy, metrics=Metrics(),
-            stores=stores, checkpointing=how,
+            plan, self.log.connect(), WorkerSettings(Slot(slot)), clock=self.clock, entropy=self.entropy,
+            metrics=Metrics(), stores=stores, checkpointing=how,
         )  # fmt: skip
         worker.open()
         return worker
