@@ -18,6 +18,7 @@ and `explain` tells what is left: the faults, the first wrong record, and the ep
 from __future__ import annotations
 
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -154,6 +155,7 @@ def _rates(faults: Sequence[Fault]) -> Rates:
     points: dict[str, float] = {}
     times: dict[str, float] = {}
     only_point = ""
+    _refuse_faults(faults)
     for fault in faults:
         match fault:
             case Kill(at, rate):
@@ -178,15 +180,41 @@ def _rates(faults: Sequence[Fault]) -> Rates:
                 times["wall"] = times["freeze"] = rate / 2
             case Duplicate() | Reorder():
                 pass
-    weights = {**calls, **times, **points}
+    sites = {"call": calls, "time": times, "point": points}
+    weights = {f"{site} {kind}": rate for site, rates in sites.items() for kind, rate in rates.items()}
     return Rates(
         calls=sum(calls.values()),
         points=sum(points.values()),
         times=AT_TIMES * sum(times.values()),
-        kinds=frozenset(weights),
+        kinds=frozenset((*calls, *times, *points)),
         only_point=only_point,
         weights=weights,
     )
+
+
+def _refuse_faults(faults: Sequence[object]) -> None:
+    """What would do nothing, or something else than it says. Raises ValueError, TypeError."""
+    for fault in faults:
+        if not isinstance(fault, Fault):
+            raise TypeError(f"{fault!r} is no fault: give one as chaos.Kill(), or chaos.everything()")
+        rate = 0.0 if isinstance(fault, Reorder) else fault.rate
+        if not 0 <= rate <= 1:
+            raise ValueError(f"{fault}: a rate lies between 0 and 1")
+    for kind, times in Counter(type(fault).__name__ for fault in faults).items():
+        if times > 1:
+            raise ValueError(f"{kind} is given {times} times, and would count once: give one, and others in other runs")
+
+
+def _refuse_feeds(plan: Plan, feeds: Sequence[Feed]) -> None:
+    """A feed that nobody reads shows nothing. Raises TopologyError."""
+    read = ", ".join(plan.source_topics)
+    for each in feeds:
+        if each.topic not in plan.source_topics:
+            raise TopologyError(f"job {plan.job} does not read the topic {each.topic!r} of a feed", f"it reads {read}")
+    if not any(each.events for each in feeds):
+        raise TopologyError(
+            f"nothing is fed to job {plan.job}", f"give feeds=[chaos.feed(TOPIC, values)]: it reads {read}"
+        )
 
 
 def _disturbance(faults: Sequence[Fault]) -> Disturbance:
@@ -246,6 +274,9 @@ def same_as_quiet_run(topic: Topic[Any, Any], *, order: Literal["per-key", "any"
         quiet = history.quiet
         if quiet is None:
             return f"{name}: there is no quiet run to compare with"
+        if name not in quiet.outputs:
+            wrote = ", ".join(quiet.outputs) or "none"
+            raise TopologyError(f"job {history.plan.job} does not write the topic {name!r}", f"it writes {wrote}")
         wanted = judge.pairs(quiet.outputs[name])
 
         def expected(_: recorded.History) -> judge.Pairs:
@@ -384,6 +415,7 @@ class _World:
         seconds: float,
     ) -> None:
         self.plan = job.plan()
+        _refuse_feeds(self.plan, feeds)
         self._traced = job.plan(correlation_ids=True)
         self._feeds = feeds
         self._rates = _rates(faults)
@@ -402,7 +434,7 @@ class _World:
 
     def problems(self, history: recorded.History) -> list[str]:
         told = History(history, self._quiet, self.plan)
-        return [problem for check in self._checks if (problem := check(told))]
+        return [problem for check in self._checks if (problem := _asked(check, told))]
 
     def failure(self, seed: int, schedule: Sequence[Injection]) -> Failure:
         """The same failure with as few faults as were found, and with the origins of records."""
@@ -445,6 +477,17 @@ class _World:
             partitions=self._partitions,
             horizon_s=self._seconds,
         ).run()
+
+
+def _asked(check: Callable[[History], object], history: History) -> str | None:
+    """A check that fails by `assert` says what is wrong as well."""
+    try:
+        problem = check(history)
+    except AssertionError as error:
+        return str(error) or f"{getattr(check, '__name__', check)}: an assertion does not hold"
+    if problem is not None and not isinstance(problem, str):
+        raise TypeError(f"the check {getattr(check, '__name__', check)} gave {problem!r}: say what is wrong, or None")
+    return problem
 
 
 # --- what is told of a failure -------------------------------------------------------------------------------------

@@ -104,9 +104,9 @@ class Rates:
         ALL_KINDS,
     )
     only_point: str = ""
-    """Points are met by faults at this one alone."""
+    """Points are met by faults at this one alone; with weights, by kills."""
     weights: Mapping[str, float] = field(default_factory=dict[str, float])
-    """How often one kind against another, where not alike."""
+    """`SITE KIND` (call, point or time) to a rate of its own, where not alike: what has none does not happen there."""
     store: float = 0.0
     """A fault a call of the checkpoint store."""
     store_kinds: Sequence[str] = ()
@@ -156,9 +156,11 @@ class Schedule:
         if self._next_call > 0 or self.over:
             return None
         self._next_call = self._gap(self.rates.calls)
-        kinds = self._allowed(TXN_KINDS if request in TXN_REQUESTS else CALL_KINDS)
+        kinds = self._allowed("call", TXN_KINDS if request in TXN_REQUESTS else CALL_KINDS)
         if request in ("Open", "Apply"):
-            kinds = [k for k in (*kinds, *self._allowed(("damage",))) if k.startswith(("kill", "pause", "damage"))]
+            kinds = [
+                k for k in (*kinds, *self._allowed("call", ("damage",))) if k.startswith(("kill", "pause", "damage"))
+            ]
             kinds = [k for k in kinds if k != "damage" or request == "Open"]
         elif request in ("JoinGroup", "Heartbeat", "LeaveGroup"):
             kinds = [k for k in kinds if k in ("kill-before", "kill-after", "pause", "delay", "slow", "evict")]
@@ -166,9 +168,9 @@ class Schedule:
             kinds = [k for k in kinds if k != "lost-answer"]
         elif request == "EndTxn":
             kinds = [k for k in kinds if k != "cut-off"]
-        if not kinds:
+        if not kinds or self._spared("call", kinds, self.rates.calls):
             return None
-        kind = self._one_of(kinds)
+        kind = self._one_of("call", kinds)
         return self._happens(Injection(f"slot {slot}", "call", nth, kind, self._how(kind, slot, request), request))
 
     def at_store(self, slot: int, nth: int, call: str) -> Injection | None:
@@ -187,14 +189,15 @@ class Schedule:
         site = f"point {point}"
         if self.given is not None:
             return self._play(f"slot {slot}", site, nth)
-        if self.over or (self.rates.only_point and self.rates.only_point != point):
+        elsewhere = bool(self.rates.only_point) and self.rates.only_point != point
+        if self.over or (elsewhere and not self.rates.weights):
             return None
         if self.random.random() >= self.rates.points:
             return None
-        kinds = self._allowed(POINT_KINDS)
-        if not kinds:
+        kinds = [kind for kind in self._allowed("point", POINT_KINDS) if kind != "kill" or not elsewhere]
+        if not kinds or self._spared("point", kinds, self.rates.points):
             return None
-        kind = self._one_of(kinds)
+        kind = self._one_of("point", kinds)
         return self._happens(Injection(f"slot {slot}", site, nth, kind, self._how(kind, slot, "")))
 
     def at_times(self) -> list[Injection]:
@@ -204,10 +207,10 @@ class Schedule:
             self.happened += found
             return found
         found: list[Injection] = []
-        kinds = self._allowed(TIME_KINDS)
+        kinds = self._allowed("time", TIME_KINDS)
         if kinds:
             for _ in range(self._poisson(self.rates.times)):
-                kind = self._one_of(kinds)
+                kind = self._one_of("time", kinds)
                 slot = self.random.randrange(self.slots)
                 where = "job" if kind in ("join", "freeze", "stall", "behind") else f"slot {slot}"
                 found.append(self._timed(where, kind, slot))
@@ -233,14 +236,22 @@ class Schedule:
         self.happened.append(injection)
         return injection
 
-    def _one_of(self, kinds: Sequence[str]) -> str:
+    def _one_of(self, site: str, kinds: Sequence[str]) -> str:
         weights = self.rates.weights
         if not weights:
             return self.random.choice(kinds)
-        return self.random.choices(kinds, [weights.get(kind, 1.0) for kind in kinds])[0]
+        return self.random.choices(kinds, [weights[f"{site} {kind}"] for kind in kinds])[0]
 
-    def _allowed(self, kinds: Sequence[str]) -> list[str]:
+    def _allowed(self, site: str, kinds: Sequence[str]) -> list[str]:
+        weights = self.rates.weights
+        if weights:
+            return [kind for kind in kinds if weights.get(f"{site} {kind}", 0.0) > 0]
         return [kind for kind in kinds if kind in self.rates.kinds]
+
+    def _spared(self, site: str, kinds: Sequence[str], rate: float) -> bool:
+        """A place that only some kinds can meet is met as often as these have it, and not at the site's whole rate."""
+        weights = self.rates.weights
+        return bool(weights) and self.random.random() * rate >= sum(weights[f"{site} {kind}"] for kind in kinds)
 
     def _gap(self, rate: float) -> int:
         return 1 + int(self.random.expovariate(rate)) if rate > 0 else 1 << 60
