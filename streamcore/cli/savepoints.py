@@ -27,7 +27,7 @@ from streamcore.errors import SettingsError, StopError, TopicError
 from streamcore.log.port import Admin, Log
 from streamcore.runtime import reset as resetting
 from streamcore.runtime.asking import Asked, ask
-from streamcore.runtime.resume import Changes, ResumePlan, Resuming, plan_resume, ran_on
+from streamcore.runtime.resume import Changes, ResumePlan, Resuming, plan_resume, ran_on, refuse_count
 
 app = typer.Typer(help="A job's state and offsets at one consistent cut, kept by name.", no_args_is_help=True)
 
@@ -156,7 +156,15 @@ def rescale(
     start the job again with `run` afterwards."""
     settings, clock = settings_of(kafka, state_dir, checkpoints, config), SystemClock()
     plan, store = load_job(target).plan(), store_of(settings)
+    refuse_count(plan, partitions)
+    if not plan.shuffles:
+        raise TopicError(
+            f"job {plan.job} has no shuffle: its partitions are those of its topics",
+            "give its source topics more partitions, and the job another name",
+        )
     with opened(_asking(settings), clock) as log, administered(log) as admin:
+        if not yes and not typer.confirm(f"Stop job {plan.job}, and begin it anew with {partitions} partitions?"):
+            raise StopError("nothing was changed", "")
         name = f"rescale-{clock.wall_ms()}"
         _made(log, admin, plan.job, name, True, wait, clock)
         resuming = plan_resume(plan, savepoints.load(store, plan.job, name), Changes(partitions=partitions))
@@ -166,7 +174,7 @@ def rescale(
                 f"job {plan.job} went on behind the savepoint ({again}): a worker was started again meanwhile",
                 "stop what restarts its workers, then rescale again",
             )
-        _begin(settings, log, admin, resuming, target, store, clock, yes)
+        _begin(settings, log, admin, resuming, target, store, clock, yes=True)
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------

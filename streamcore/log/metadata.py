@@ -58,6 +58,10 @@ class Metadata:
         return text
 
 
+RESUMING: Final = "resuming"
+"""Stands where a job is about to begin from a savepoint: so that it does not begin empty when that is interrupted."""
+
+
 def decode(text: str, where: str) -> Metadata:
     """`where` names the offset for the message. Raises OffsetsLost for what streamcore did not write (another tool
     reset the offsets), StateMismatch for a newer format."""
@@ -66,6 +70,11 @@ def decode(text: str, where: str) -> Metadata:
             f"the committed offset of {where} was written in format {text.split(';')[0]!r}, "
             "newer than this streamcore's 'sc1'",
             "run the version of streamcore that wrote it, or a newer one",
+        )
+    if text == RESUMING:
+        raise OffsetsLost(
+            f"the job whose offset {where} is was to begin from a savepoint, and that was interrupted before it began",
+            "`streamcore resume` it again (after a rescale: from the savepoint that `streamcore savepoint list` shows)",
         )
     fields = text.removeprefix(PREFIX).split(";")
     if not text.startswith(PREFIX) or len(fields) != 11:

@@ -9,6 +9,7 @@
 
 The job's own topics must be new (`reset` it first): a genesis frame is the first message of its journal, so that its
 place is known before it is written. Whatever interrupts this leaves a job that has not begun; it can be done again.
+Meanwhile its offsets say so, and a worker that is started refuses them: it does not begin empty.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from streamcore.checkpoint.upload import Facts, Uploader
 from streamcore.clock import Clock, Entropy
 from streamcore.errors import CheckpointDamaged, OffsetsLost, StateMismatch, TopicError, invariant
 from streamcore.inbox.buckets import TIMELINE_KEY, merged_timelines
+from streamcore.log.metadata import RESUMING
 from streamcore.log.port import Admin, Log, OffsetCommit, Receipt, TopicInfo
 from streamcore.runtime.checkpoints import key_type, saved_step
 from streamcore.runtime.start import Start
@@ -108,10 +110,8 @@ class ResumePlan:
 def plan_resume(plan: Plan, savepoint: Savepoint, changes: Changes) -> ResumePlan:
     """Raises StateMismatch for what does not fit, naming it and what to say; TopicError for a count that cannot be."""
     count = changes.partitions
-    if count is not None and not 1 <= count <= limits.PARTITIONS:
-        raise TopicError(
-            f"job {plan.job} cannot have shuffles of {count} partitions", f"allowed are 1 to {limits.PARTITIONS}"
-        )
+    if count is not None:
+        refuse_count(plan, count)
     back = {new: old for old, new in changes.renamed.items()}
     stages = tuple(_stage_plan(stage, savepoint, back, count) for stage in plan.stages)
     used = {back.get(each.stage.name, each.stage.name) for each in stages if each.saved is not None}
@@ -126,6 +126,14 @@ def plan_resume(plan: Plan, savepoint: Savepoint, changes: Changes) -> ResumePla
                     f"say what became of it: --drop {lost_name}, or --rename {lost_name}=NEW",
                 )
     return ResumePlan(savepoint, stages)
+
+
+def refuse_count(plan: Plan, count: int) -> None:
+    """Raises TopicError for a count that no shuffle can have."""
+    if not 1 <= count <= limits.PARTITIONS:
+        raise TopicError(
+            f"job {plan.job} cannot have shuffles of {count} partitions", f"allowed are 1 to {limits.PARTITIONS}"
+        )
 
 
 def _what(name: str, stage: str) -> str:
@@ -225,6 +233,7 @@ class Resuming:
             self._plan, self._admin, self._replication, self._auto_partitions, control=True, shuffled=shuffled
         )
         self._refuse(resume, topics)
+        self._announce(resume)
         self._claim(resume.savepoint, topics[control_topic(self._plan.job)].topic_id)
         try:
             tasks = [task for each in resume.stages if each.saved is not None for task in self._tasks(each)]
@@ -256,6 +265,12 @@ class Resuming:
                 f"job {self._plan.job} has begun already ({', '.join(begun[:3])} hold frames)",
                 "`streamcore reset JOB` first, or resume under another name",
             )
+
+    def _announce(self, resume: ResumePlan) -> None:
+        """From here on no worker begins the job empty; the genesis takes the place of this."""
+        tasks = [(each.stage, p) for each in resume.stages if each.saved is not None for p in range(each.partitions)]
+        tps = [TopicPartition(stage.topic, Partition(p)) for stage, p in tasks]
+        self._admin.set_committed(self._plan.job, [OffsetCommit(tp, Offset(0), RESUMING) for tp in tps])
 
     def _claim(self, savepoint: Savepoint, identity: str) -> None:
         """A prefix that held this job's life so far is this life's too; another job's is refused."""

@@ -11,21 +11,23 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from streamcore import Job, Topic
 from streamcore.checkpoint import holds
 from streamcore.checkpoint import savepoint as savepoints
-from streamcore.errors import RetryError
+from streamcore.cli.main import app
+from streamcore.errors import OffsetsLost, RetryError
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.asking import Asked, _follow
 from streamcore.runtime.barriers import Barrier, Barriers
 from streamcore.runtime.control import Complete, Request, Start
-from streamcore.runtime.resume import Changes, ran_on
+from streamcore.runtime.resume import Changes, Resuming, ran_on
 from streamcore.runtime.worker import Worker, WorkerSettings
 from streamcore.state.keys import encode_key
 from streamcore.topology.plan import Plan
 from streamcore.types import Offset, Partition, TopicPartition
-from tests.unit.test_savepoints import Cluster, word_count
+from tests.unit.test_savepoints import LINES, Cluster, expected, word_count
 
 lines = Topic("lines", str)
 longest = Topic("longest", str, key=str)
@@ -223,3 +225,57 @@ def test_a_barrier_that_was_open_before_a_run_without_barriers_is_never_complete
     cluster.run(worker, 400)
     assert savepoints.names(cluster.store, "wc") == ["s2"]
     worker.close()
+
+
+@pytest.mark.parametrize("step", ["_tasks", "_genesis"])
+def test_a_job_whose_resume_was_interrupted_does_not_begin_empty(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    worker = cluster.worker(word_count())
+    cluster.send(*LINES[:30])
+    cluster.run(worker)
+    cluster.ask("wc", "s1", stops=True)
+    cluster.run(worker, 400)
+    cluster.gone(worker)
+    cluster.reset("wc")
+    with monkeypatch.context() as patch:
+
+        def dies(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(Resuming, step, dies)
+        with pytest.raises(KeyboardInterrupt):
+            cluster.resume(word_count(), "s1")
+    worker = cluster.worker(word_count())
+    with pytest.raises(OffsetsLost, match="was interrupted before it began"):
+        cluster.run(worker)
+    cluster.gone(worker)
+    assert ran_on(cluster.admin, savepoints.load(cluster.store, "wc", "s1")) == ""
+    cluster.resume(word_count(), "s1")
+    worker = cluster.worker(word_count())
+    cluster.send(*LINES[30:])
+    cluster.run(worker, 300)
+    assert cluster.latest() == expected(LINES)
+    worker.close()
+
+
+RESCALED = """
+from streamcore import Job, Topic, agg
+lines, words, counts = Topic("lines", str), Topic("words", str), Topic("counts", int, key=str)
+flat = Job("flat")
+flat.stream(lines).map(str.upper).to(words)
+wc = Job("wc")
+wc.stream(lines).flat_map(str.split).key_by("by-word", str.lower).aggregate("count", agg.count()).to(counts)
+"""
+
+
+@pytest.mark.parametrize(("job", "count", "told"), [("wc", 0, "shuffles of 0"), ("flat", 3, "has no shuffle")])
+def test_a_rescale_that_cannot_be_is_refused_before_the_job_is_stopped(
+    tmp_path: Path, job: str, count: int, told: str
+) -> None:
+    file = tmp_path / "jobs.py"
+    file.write_text(RESCALED)
+    options = ["--kafka", "127.0.0.1:1", "--checkpoints", f"file://{tmp_path}/checkpoints", "--yes"]
+    result = CliRunner().invoke(app, ["rescale", f"{file}:{job}", "--partitions", str(count), *options])
+    assert result.exit_code == 10, result.output
+    assert told in result.output

@@ -18,6 +18,7 @@ from streamcore.checkpoint.store import read
 from streamcore.clock import SeededEntropy
 from streamcore.errors import CheckpointDamaged, OffsetsLost, SettingsError, StateMismatch, StreamcoreError, TopicError
 from streamcore.log.local import LocalLog
+from streamcore.log.metadata import RESUMING
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.checkpoints import Checkpointing
 from streamcore.runtime.control import Request, encode
@@ -246,7 +247,8 @@ def test_a_savepoint_that_misses_an_object_is_named(stopped: Cluster) -> None:
         stopped.store.lose(stat.key)
     with pytest.raises(CheckpointDamaged, match=r"not whole: .*objects/"):
         stopped.resume(word_count("copy"), "s1")
-    assert stopped.admin.committed("copy", [TopicPartition("lines", Partition(0))], 1.0) == {}
+    (at,) = stopped.admin.committed("copy", [TopicPartition("lines", Partition(0))], 1.0).values()
+    assert at.metadata == RESUMING, "it has not begun, and does not begin empty"
 
 
 def test_a_name_is_given_once(cluster: Cluster) -> None:
