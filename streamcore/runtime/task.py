@@ -72,6 +72,7 @@ class Task:
     tail: Tail = field(default_factory=Tail)
     held: bool = False
     """It has cut, and waits for markers: fed nothing."""
+    held_since_s: float = 0.0
     state: TaskState = TaskState.ACQUIRED
 
     def move(self, to: TaskState) -> None:

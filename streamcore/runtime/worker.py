@@ -68,6 +68,8 @@ Mode = Literal["exactly-once", "at-least-once"]
 SERVE_GROUP_S = 1.0
 """While slices wait, the group is served this often."""
 IDLE_POLL_S = 0.1
+OPEN_BARRIER_POLL_S = 0.01
+"""While a barrier is open, tasks may be standing still until the control topic is read again."""
 LAG_EVERY_S = 1.0
 """The metric of the lag: asking takes 0.3 ms a partition while the client fetches."""
 FIRST_SLOT = Slot(0)
@@ -267,6 +269,8 @@ class Worker:
     def _patience_s(self, now: float) -> float:
         if self._owned.taking_over:
             return min(IDLE_POLL_S, self._outage.wait_s)
+        if self._cutting is not None and self._cutting.barriers.open is not None:
+            return OPEN_BARRIER_POLL_S
         if self._owned.touched:
             return max(0.0, min(IDLE_POLL_S, self._epoch_begun_s + self._interval_s() - now))
         return IDLE_POLL_S
@@ -342,9 +346,11 @@ class Worker:
         for task in self._owned:
             hold = cutting.holds(task)
             if hold and not task.held:
+                task.held_since_s = self._clock.monotonic_s()
                 self._consumer.pause(task.inputs)
                 self._forget_waiting([task])
             elif task.held and not hold:
+                self._metrics.held(self._clock.monotonic_s() - task.held_since_s)
                 for tp, offset in task.position.items():
                     self._consumer.start(tp, offset)
             task.held = hold
