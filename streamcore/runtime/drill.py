@@ -45,7 +45,7 @@ class Drill:
         work: Work[object],
         every_s: float,
         clock: Clock,
-        random: Random,
+        draw: Random,
         metrics: Metrics,
     ) -> None:
         """`every_s` 0: never."""
@@ -55,9 +55,9 @@ class Drill:
         self._work = work
         self._every_s = every_s
         self._clock = clock
-        self._random = random
+        self._random = draw
         self._metrics = metrics
-        self._due_s = clock.monotonic_s() + every_s * (0.5 + random.random()) if every_s else 0.0
+        self._due_s = clock.monotonic_s() + every_s * (0.5 + draw.random()) if every_s else 0.0
 
     def step(self, tasks: Sequence[tuple[TaskId, Path]]) -> tuple[TaskId, frozenset[str]] | None:
         """Called often; never blocks. `tasks` with their directories. Gives a task's wrong objects, once."""

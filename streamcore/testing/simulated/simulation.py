@@ -181,6 +181,8 @@ class Simulation:
         self._schedule.over = True
         self._calls_at_heal = self._calls_made
         self.broker.heal()
+        if self._expired:
+            self._end_all()  # only a takeover sees that offsets are gone, and asks for the remedy
         for slot in sorted(self._wanted):
             self.scheduler.at(self.scheduler.now_s + RESTART_S, partial(self._back, slot, None))
         self._look()
@@ -193,6 +195,8 @@ class Simulation:
         if self._stopping is not None or self.broker.open_transactions() or self._unprocessed():
             return False
         live = [p for p in self._processes if self._lives_now(p)]
+        if any(p.actor is not None and p.actor.paused for p in live):
+            return False  # a sleeper may believe in tasks that are nobody's
         owned = [task for p in live for task in self._tasks_of(p)]
         wanted = len(self._plan.stages) * self._partitions
         return len(owned) == wanted and not any(
