@@ -18,8 +18,10 @@ SEED = int(os.environ.get("STREAMCORE_CHAOS_SEED", "1"))
 def test_nothing_is_lost_or_repeated_while_workers_brokers_and_the_network_fail(
     brokers: Callable[[int], Local], tmp_path: Path
 ) -> None:
-    report = run(brokers(3), SEED, tmp_path, Shape(minutes=2.5))
+    shape = Shape(minutes=2.5, records_a_second=1_340)
+    assert shape.records >= 200_000
+    report = run(brokers(3), SEED, tmp_path, shape)
     assert report.ok, report.explain()
     assert report.kills >= 20
-    assert report.zombies >= 2
+    assert report.zombies >= 3
     assert report.broker_faults >= 2
