@@ -25,19 +25,18 @@ The seal finds what was edited by hand or half copied. It is no signature.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Final
 
 import msgspec
 
+from streamcore.checkpoint import sealed
 from streamcore.checkpoint.store import CheckpointStore, is_key, read
-from streamcore.errors import CheckpointDamaged, StateMismatch
-from streamcore.state.store import UNREADABLE, EpochMark
+from streamcore.errors import CheckpointDamaged
+from streamcore.state.store import EpochMark
 from streamcore.types import Epoch, Offset, Partition, TaskId
 
 FORMAT: Final = 1
-_SEAL: Final = b',"seal":'
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _OBJECT: Final = re.compile(r"[0-9a-f]{64}(\.[0-9a-f]{1,32})?")
 
@@ -85,8 +84,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return Layout(self.job).manifest(self.task, self.lineage, self.epoch)
 
     def encode(self) -> bytes:
-        body, _, _ = msgspec.json.encode(msgspec.structs.replace(self, seal="")).rpartition(_SEAL)
-        return body + _SEAL + msgspec.json.encode(hashlib.sha256(body).hexdigest()) + b"}\n"
+        return sealed.encode(self)
 
 
 class Layout:
@@ -127,26 +125,10 @@ def load(store: CheckpointStore, key: str) -> Manifest:
     return decode(read(store, key), key)
 
 
-class _Format(msgspec.Struct):
-    format: int
-
-
 def decode(data: bytes, key: str) -> Manifest:
     """`key`: where it was found, which must be where it belongs. Raises as `load`."""
     where = f"the checkpoint manifest {key}"
-    try:
-        found = msgspec.json.decode(data, type=_Format).format
-        if found > FORMAT:
-            raise StateMismatch(
-                f"{where} has format {found}, newer than this streamcore's {FORMAT}",
-                "run the version of streamcore that wrote it, or a newer one",
-            )
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except UNREADABLE as error:
-        raise CheckpointDamaged(f"{where} cannot be read ({error}): half copied, or edited by hand") from error
-    body, _, _ = data.rpartition(_SEAL)
-    if hashlib.sha256(body).hexdigest() != manifest.seal or data != manifest.encode():
-        raise CheckpointDamaged(f"{where} was changed after it was written: its seal does not fit")
+    manifest = sealed.decode(data, Manifest, FORMAT, where)
     if manifest.key != key:
         raise CheckpointDamaged(f"{where} is another checkpoint's: {manifest.key}")
     for file in manifest.files:

@@ -19,21 +19,18 @@ One JSON object in UTF-8 without line breaks, and a newline. Its members, in thi
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Final
 
 import msgspec
 
-from streamcore.checkpoint import holds
+from streamcore.checkpoint import holds, sealed
 from streamcore.checkpoint.store import CheckpointStore, read
-from streamcore.errors import CheckpointDamaged, SettingsError, StateMismatch, shown
-from streamcore.state.store import UNREADABLE
+from streamcore.errors import SettingsError, shown
 from streamcore.types import Epoch, Partition
 
 FORMAT: Final = 1
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,90}")
-_SEAL: Final = b',"seal":'
 HOLD: Final = "savepoint-"
 
 
@@ -70,8 +67,7 @@ class Savepoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     seal: str = ""
 
     def encode(self) -> bytes:
-        body, _, _ = msgspec.json.encode(msgspec.structs.replace(self, seal="")).rpartition(_SEAL)
-        return body + _SEAL + msgspec.json.encode(hashlib.sha256(body).hexdigest()) + b"}\n"
+        return sealed.encode(self)
 
     @property
     def manifests(self) -> list[str]:
@@ -125,25 +121,8 @@ def load(store: CheckpointStore, job: str, name: str) -> Savepoint:
     return decode(read(store, key), key)
 
 
-class _Format(msgspec.Struct):
-    format: int
-
-
 def decode(data: bytes, where: str) -> Savepoint:
-    try:
-        found = msgspec.json.decode(data, type=_Format).format
-        if found > FORMAT:
-            raise StateMismatch(
-                f"the savepoint {where} has format {found}, newer than this streamcore's {FORMAT}",
-                "run the version of streamcore that wrote it, or a newer one",
-            )
-        savepoint = msgspec.json.decode(data, type=Savepoint)
-    except UNREADABLE as error:
-        raise CheckpointDamaged(f"the savepoint {where} cannot be read ({error}): half copied, or edited") from error
-    body, _, _ = data.rpartition(_SEAL)
-    if hashlib.sha256(body).hexdigest() != savepoint.seal or data != savepoint.encode():
-        raise CheckpointDamaged(f"the savepoint {where} was changed after it was written: its seal does not fit")
-    return savepoint
+    return sealed.decode(data, Savepoint, FORMAT, f"the savepoint {where}")
 
 
 def names(store: CheckpointStore, job: str) -> list[str]:
