@@ -45,13 +45,21 @@ def claim(store: CheckpointStore, job: str, identity: str, lineage: str) -> Owne
         return mine
     found = look(store, job)
     if (found.job, found.identity) != (job, identity):
-        raise CheckpointStoreTaken(
-            f"the checkpoints in {store.place}/{job}/ belong to another job {found.job}, whose control topic has the "
-            f"id {found.identity} (its first lineage: {found.lineage}); this one's has {identity}",
-            "give each job, at each cluster, a prefix of its own with --checkpoints; if it is this job's life before a "
-            f"reset, `streamcore checkpoints drop {job} --all` lets it go",
-        )
+        raise taken(store, job, found, f"this one's has {identity}")
     return found
+
+
+def taken(store: CheckpointStore, job: str, found: Owner, ours: str) -> CheckpointStoreTaken:
+    return CheckpointStoreTaken(
+        f"the checkpoints in {store.place}/{job}/ belong to another job {found.job}, whose control topic has the "
+        f"id {found.identity} (its first lineage: {found.lineage}); {ours}",
+        "give each job, at each cluster, a prefix of its own with --checkpoints; if it is this job's life before a "
+        f"reset, `streamcore checkpoints drop {job} --all` lets it go",
+    )
+
+
+def key_of(job: str) -> str:
+    return Layout(job).owner
 
 
 def release(store: CheckpointStore, job: str) -> None:

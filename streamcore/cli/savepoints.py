@@ -27,7 +27,8 @@ from streamcore.errors import SettingsError, StopError, TopicError
 from streamcore.log.port import Admin, Log
 from streamcore.runtime import reset as resetting
 from streamcore.runtime.asking import Asked, ask
-from streamcore.runtime.resume import Changes, ResumePlan, Resuming, plan_resume, ran_on, refuse_count
+from streamcore.runtime.mapping import Changes, ResumePlan, plan_resume, refuse_count
+from streamcore.runtime.resume import Resuming, ran_on
 
 app = typer.Typer(help="A job's state and offsets at one consistent cut, kept by name.", no_args_is_help=True)
 
@@ -188,23 +189,18 @@ def _begin(
     for line in resuming.lines():
         typer.echo(line)
     state_dir = settings.worker.state_dir
-    try:
-        reset = resetting.plan_reset(admin, plan.job, state_dir)
-    except StopError:
-        reset = None
-    if reset is not None:
+    reset = resetting.found(admin, plan.job, state_dir)
+    if not reset.empty:
         typer.echo(f"First what job {plan.job} has now goes:")
         for line in reset.lines():
             typer.echo(f"  {line}")
     if not yes and not typer.confirm("Go on?"):
         raise StopError("nothing was changed", "")
-    if reset is not None:
-        resetting.reset(admin, reset)
     auto = settings.topics.partitions if settings.kafka.bootstrap is None else None
     Resuming(
         plan, log, admin, store, store, state_dir / SCRATCH, clock, SystemEntropy(),
         replication=settings.topics.replication, auto_partitions=auto, tell=typer.echo,
-    ).begin(resuming)  # fmt: skip
+    ).begin(resuming, None if reset.empty else reset)  # fmt: skip
     typer.echo(
         f"job {plan.job} begins from savepoint {resuming.savepoint.name}: start it with `streamcore run {target}`"
     )

@@ -73,8 +73,10 @@ def decode(text: str, where: str) -> Metadata:
         )
     if text == RESUMING:
         raise OffsetsLost(
-            f"the job whose offset {where} is was to begin from a savepoint, and that was interrupted before it began",
-            "`streamcore resume` it again (after a rescale: from the savepoint that `streamcore savepoint list` shows)",
+            f"the job whose offset {where} is is to begin from a savepoint: that is under way, or was interrupted "
+            "before it began",
+            "wait for `streamcore resume`, or give it again, as it was (after a rescale: from the savepoint that "
+            "`streamcore savepoint list` shows)",
         )
     fields = text.removeprefix(PREFIX).split(";")
     if not text.startswith(PREFIX) or len(fields) != 11:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,27 +46,34 @@ class ResetPlan:
 
 
 def plan_reset(admin: Admin, job: str, state_dir: Path, store: CheckpointStore | None = None) -> ResetPlan:
-    """What would go; of `store`, where there is one, the job's checkpoints. Raises StopError when members are alive, or
-    a slot runs on this machine, and what the store raises."""
-    refuse_members(admin, job)
-    directory = state_dir / job
-    _refuse_running(job, directory)
-    plan = ResetPlan(
-        job,
-        job in admin.groups(),
-        job_topics(admin, job).all,
-        directory if directory.is_dir() else None,
-        belongings(store, job) if store is not None else None,
-    )
+    """As `found`, and raises StopError when there is nothing."""
+    plan = found(admin, job, state_dir, store)
     if plan.empty:
         known = ", ".join(known_jobs(admin)) or "none"
         raise StopError(f"nothing is known of a job named {job!r}", f"the jobs that have journals here: {known}")
     return plan
 
 
-def reset(admin: Admin, plan: ResetPlan) -> None:
+def found(admin: Admin, job: str, state_dir: Path, store: CheckpointStore | None = None) -> ResetPlan:
+    """What would go; of `store`, where there is one, the job's checkpoints. Raises StopError when members are alive, or
+    a slot runs on this machine, and what the store raises."""
+    refuse_members(admin, job)
+    directory = state_dir / job
+    _refuse_running(job, directory)
+    return ResetPlan(
+        job,
+        job in admin.groups(),
+        job_topics(admin, job).all,
+        directory if directory.is_dir() else None,
+        belongings(store, job) if store is not None else None,
+    )
+
+
+def reset(admin: Admin, plan: ResetPlan, between: Callable[[], None] = lambda: None) -> None:
+    """`between`: when the offsets are gone, and the topics, whose journals stop every worker now, are not."""
     if plan.group:
         admin.delete_group(plan.job)
+    between()
     admin.delete(plan.topics)
     if plan.directory:
         try:

@@ -22,7 +22,8 @@ from streamcore.observe.metrics import Metrics
 from streamcore.runtime.asking import Asked, _follow
 from streamcore.runtime.barriers import Barrier, Barriers
 from streamcore.runtime.control import Complete, Request, Start
-from streamcore.runtime.resume import Changes, Resuming, ran_on
+from streamcore.runtime.mapping import Changes
+from streamcore.runtime.resume import Resuming, ran_on
 from streamcore.runtime.worker import Worker, WorkerSettings
 from streamcore.state.keys import encode_key
 from streamcore.topology.plan import Plan

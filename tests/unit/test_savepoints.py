@@ -23,7 +23,8 @@ from streamcore.observe.metrics import Metrics
 from streamcore.runtime.checkpoints import Checkpointing
 from streamcore.runtime.control import Request, encode
 from streamcore.runtime.cutting import control_partition
-from streamcore.runtime.resume import Changes, Resuming, plan_resume
+from streamcore.runtime.mapping import Changes, plan_resume
+from streamcore.runtime.resume import Resuming
 from streamcore.runtime.statedir import RocksStores
 from streamcore.runtime.worker import Worker, WorkerSettings
 from streamcore.testing.clock import ManualClock

@@ -1,0 +1,176 @@
+"""A savepoint's state, read again: downloaded a task at a time, and put together anew for tasks of another count.
+
+A shuffle of other partitions is gathered from all old tasks, by key group; everything else is copied. What a step keeps
+of its own (first bytes from 0xF0 on) comes together where two tasks become one.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from streamcore.checkpoint.manifest import Manifest, load
+from streamcore.checkpoint.restore import Restorer
+from streamcore.checkpoint.savepoint import SavedStage
+from streamcore.checkpoint.snapshot import SUFFIX, take
+from streamcore.checkpoint.store import CheckpointStore
+from streamcore.checkpoint.upload import Facts, Uploaded, Uploader
+from streamcore.clock import Clock, Entropy
+from streamcore.errors import CheckpointDamaged, invariant
+from streamcore.inbox.buckets import TIMELINE_KEY, merged_timelines
+from streamcore.runtime.mapping import StagePlan
+from streamcore.state.rocks import RocksStore
+from streamcore.state.rows import VERSIONS_KEY, check_versions, merged_versions
+from streamcore.state.store import RESERVED, Delta, EpochMark, Store
+from streamcore.topology.nodes import Dedupe, Process
+from streamcore.topology.plan import Plan
+from streamcore.types import TaskId
+
+CHUNK_ENTRIES: Final = 10_000
+FIRST_OWN: Final = bytes((0xF0,))
+"""Keys from here on are a step's own bookkeeping: what all old tasks know together belongs to every new one."""
+MERGED: Final[Mapping[bytes, Callable[[bytes, bytes], bytes]]] = {
+    VERSIONS_KEY: merged_versions,
+    TIMELINE_KEY: merged_timelines,
+}
+
+
+class Fetched:
+    """A checkpoint's state, downloaded and open to read, while the `with` lasts. Raises what the store raises,
+    CheckpointDamaged, StateDamaged, StateDirError."""
+
+    def __init__(self, store: CheckpointStore, key: str, scratch: Path, clock: Clock, entropy: Entropy) -> None:
+        self._restorer = Restorer(store, clock, entropy)
+        self.manifest: Final[Manifest] = load(store, key)
+        self._scratch = scratch
+        self._opened: Store | None = None
+
+    def __enter__(self) -> Store:
+        self._context = self._restorer.fetched(self.manifest, self._scratch, lambda size: None)
+        wrong = self._context.__enter__()
+        try:
+            if wrong:
+                raise CheckpointDamaged(
+                    f"the savepoint's checkpoint {self.manifest.key} is not whole: {'; '.join(wrong.values())}"
+                )
+            self._restorer.open(self.manifest, self._scratch)
+            self._opened = RocksStore.open_read_only(self._scratch)
+        except BaseException:
+            self._context.__exit__(None, None, None)
+            raise
+        return self._opened
+
+    def __exit__(self, *_: object) -> None:
+        if self._opened is not None:
+            self._opened.close()
+        self._context.__exit__(None, None, None)
+
+
+class Gathering:
+    """The state of a plan's tasks. One thread; `scratch` is whoever made this one's to delete."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        source: CheckpointStore,
+        target: CheckpointStore,
+        scratch: Path,
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        self._plan = plan
+        self._source = source
+        self._target = target
+        self._scratch = scratch
+        self._clock = clock
+        self._entropy = entropy
+
+    def upload(self, each: StagePlan, task: TaskId, mark: EpochMark) -> Uploaded:
+        """One task's state, as the checkpoint of `mark`. Raises what the stores raise, and StateMismatch for rows of a
+        version that the code cannot read."""
+        saved = _of_savepoint(each)
+        path = self._scratch / f"{task.stage}-{task.partition}"
+        store = RocksStore.open(path, [node.name for node in each.stage.stateful], job=self._plan.job, task=task)
+        try:
+            self._fill(store, each, task, mark)
+            snapshot = take(store, path.with_name(path.name + SUFFIX))
+        finally:
+            store.close()
+        uploader = Uploader(self._target, self._plan.job, task, self._clock, self._entropy)
+        versions = {step: saved.steps[old].version for step, old in each.steps.items()}
+        uploaded = uploader.upload(snapshot, Facts(self._plan.version, versions))
+        shutil.rmtree(path, ignore_errors=True)
+        return uploaded
+
+    def _fill(self, store: RocksStore, each: StagePlan, task: TaskId, mark: EpochMark) -> None:
+        saved = _of_savepoint(each)
+        same = saved.partitions == each.partitions
+        inboxes = {node.name for node in each.stage.stateful if isinstance(node, Dedupe)}
+        store.apply({}, mark)
+        own: dict[str, dict[bytes, bytes]] = {step: {} for step in each.steps}
+        for old in saved.tasks:
+            if same and old.partition != task.partition:
+                continue
+            scratch = self._scratch / "source"
+            with Fetched(self._source, old.manifest, scratch, self._clock, self._entropy) as source:
+                _refuse_rows(each, source)
+                for step, was in each.steps.items():
+                    keep = _all if same or step in inboxes else _of(task.partition, each.partitions)
+                    for delta in chunks(source, was, keep):
+                        store.apply({step: delta}, mark)
+                    _gather(own[step], source, was)
+        for step, kept in own.items():
+            if kept:
+                store.apply({step: Delta(list(kept), list(kept.values()))}, mark)
+
+
+def chunks(source: Store, step: str, keep: Callable[[bytes], bool]) -> Iterator[Delta]:
+    """Everything of a step but its bookkeeping, in pieces to be applied."""
+    keys: list[bytes] = []
+    values: list[bytes | None] = []
+    for key, value in source.column(step).scan(b"", FIRST_OWN):
+        if keep(key):
+            keys.append(key)
+            values.append(value)
+        if len(keys) >= CHUNK_ENTRIES:
+            yield Delta(keys, values)
+            keys, values = [], []
+    if keys:
+        yield Delta(keys, values)
+
+
+def bookkeeping(source: Store, step: str) -> dict[bytes, bytes]:
+    return dict(source.column(step).scan(FIRST_OWN, RESERVED))
+
+
+def _of_savepoint(each: StagePlan) -> SavedStage:
+    invariant(each.saved is not None, f"stage {each.stage.name!r} is new, and has no state to be gathered")
+    assert each.saved is not None
+    return each.saved
+
+
+def _refuse_rows(each: StagePlan, source: Store) -> None:
+    """Rows may be older than their class was: they are upgraded when they are written. Now, and not when the job that
+    was begun from them is started."""
+    for node in each.stage.stateful:
+        if isinstance(node, Process) and node.name in each.steps:
+            check_versions(source.column(each.steps[node.name]), node.state.__schema__, node.name)
+
+
+def _all(key: bytes) -> bool:
+    return True
+
+
+def _of(partition: int, count: int) -> Callable[[bytes], bool]:
+    def keep(key: bytes) -> bool:
+        return int.from_bytes(key[:2], "big") % count == partition
+
+    return keep
+
+
+def _gather(own: dict[bytes, bytes], source: Store, step: str) -> None:
+    for key, value in bookkeeping(source, step).items():
+        invariant(key in MERGED, f"step {step!r} keeps {key!r}, and nobody knows how two of these become one")
+        own[key] = MERGED[key](own[key], value) if key in own else value
