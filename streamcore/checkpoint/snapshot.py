@@ -9,15 +9,17 @@ directory (links do not cross disks), one at a time a task; what a killed proces
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
 from streamcore.errors import StateDirError, invariant
 from streamcore.state import directory
-from streamcore.state.memory import MemoryStore
+from streamcore.state.memory import MemoryStore, read_snapshot
 from streamcore.state.rocks import DATABASE, RocksStore
 from streamcore.state.store import EpochMark, Store
+from streamcore.types import TaskId
 
 SUFFIX: Final = ".snapshot"
 
@@ -36,12 +38,26 @@ class Form(Protocol):
         ...
 
 
+class Opener(Protocol):
+    """As Form, to go on with: for what was restored into a scratch directory."""
+
+    def __call__(self, path: Path, job: str, task: TaskId, steps: Iterable[str]) -> Store: ...
+
+
 def rocks(path: Path) -> Store:
     return RocksStore.open_read_only(path)
 
 
+def rocks_to_go_on(path: Path, job: str, task: TaskId, steps: Iterable[str]) -> Store:
+    return RocksStore.open(path, steps, job=job, task=task)
+
+
 def memory(path: Path) -> Store:
     return MemoryStore.open_snapshot(path)
+
+
+def memory_to_go_on(path: Path, job: str, task: TaskId, steps: Iterable[str]) -> Store:
+    return MemoryStore(steps, read_snapshot(path))
 
 
 @dataclass(frozen=True, slots=True)

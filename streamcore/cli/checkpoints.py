@@ -26,11 +26,13 @@ from streamcore.cli.connect import EMBEDDED, administered, opened, required_stor
 from streamcore.cli.inspect import ago
 from streamcore.cli.load import job_name
 from streamcore.cli.options import Checkpoints, Config, JobName, Json, Kafka, StateDir, Yes, looking
+from streamcore.cli.rehearse import Then, replaying
 from streamcore.cli.repair import ask as ask_person
 from streamcore.clock import SystemClock, SystemEntropy
 from streamcore.config import Settings
 from streamcore.config import load as load_settings
 from streamcore.errors import EXIT_STOP, CheckpointDamaged, StateMismatch, StopError
+from streamcore.runtime.rehearsal import Rehearsed
 from streamcore.runtime.status import refuse_members
 
 app = typer.Typer(help="A job's checkpoints in their store.", no_args_is_help=True, rich_markup_mode=None)
@@ -96,25 +98,39 @@ def show(
 def verify(
     job: JobName, names: Names = None,
     digest: Annotated[bool, typer.Option("--digest", help="Read all of the state too, and print its digest.")] = False,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Replay the journal behind each too, up to its task's last commit.")
+    ] = False,
     scratch: Annotated[
         Path | None, typer.Option(help="Where to restore to; as large as a task's state. Default: a temporary place")
     ] = None,
-    checkpoints: Checkpoints = None, state_dir: StateDir = None, as_json: Json = False, config: Config = None,
+    kafka: Kafka = None, checkpoints: Checkpoints = None, state_dir: StateDir = None, as_json: Json = False,
+    config: Config = None,
 ) -> None:  # fmt: skip
-    """Restore each checkpoint (or those named) into a scratch directory. Exit 10 when any is not whole."""
-    store = _store(checkpoints, state_dir, config)
-    chosen = _chosen(store, job_name(job), names)
+    """Restore each checkpoint (or those named) into a scratch directory, and compare the digest of its state where its
+    task recorded one. Exit 10 when any is not whole, or not what its task recorded."""
+    settings, name = _settings(kafka, checkpoints, state_dir, config), job_name(job)
+    store = required_store(settings)
+    chosen = _chosen(store, name, names)
     verifier = Verifier(store, SystemClock(), SystemEntropy(), threads=limits.CHECKPOINT_THREADS)
     verdicts: list[Verdict] = []
-    with tempfile.TemporaryDirectory(prefix="streamcore-verify-", dir=scratch) as path, _bar() as bar:
+    replays: list[Rehearsed | None] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="streamcore-verify-", dir=scratch) as path,
+        _bar() as bar,
+        replaying(settings, store, name, replay) as rehearse,
+    ):
         for each in chosen:
-            listed = _listed(store, each)
+            listed, then = _listed(store, each), Then(rehearse)
             with _told(bar, listed) as progress:
-                verdicts.append(verifier.verify(each.key, Path(path) / "task", digest=digest, progress=progress))
+                scratch_path = Path(path) / "task"
+                verdicts.append(verifier.verify(each.key, scratch_path, digest=digest, progress=progress, then=then))
+            replays.append(then.found)
             if not as_json:
-                _print_verdict(each, verdicts[-1])
+                _print_verdict(each, verdicts[-1], then.found)
     if as_json:
-        typer.echo(json.dumps([_verdict(each, verdict) for each, verdict in zip(chosen, verdicts, strict=True)]))
+        told = zip(chosen, verdicts, replays, strict=True)
+        typer.echo(json.dumps([_verdict(each, verdict, replayed) for each, verdict, replayed in told]))
     bad = sum(not verdict.whole for verdict in verdicts)
     if bad:
         typer.echo(f"{bad} of {len(verdicts)} checkpoints are not whole; docs/operations.md says what to do", err=True)
@@ -252,8 +268,11 @@ def _facts(found: Listed) -> dict[str, object]:
     return told
 
 
-def _verdict(found: Listed, verdict: Verdict) -> dict[str, object]:
-    return {
+def _verdict(found: Listed, verdict: Verdict, replayed: Rehearsed | None) -> dict[str, object]:
+    told: dict[str, object] = {}
+    if replayed is not None:
+        told = {"replayed_epochs": replayed.epochs, "not_replayed": replayed.unknown}
+    return told | {
         "checkpoint": found.name,
         "whole": verdict.whole,
         "wrong": list(verdict.wrong),
@@ -263,9 +282,12 @@ def _verdict(found: Listed, verdict: Verdict) -> dict[str, object]:
     }
 
 
-def _print_verdict(found: Listed, verdict: Verdict) -> None:
+def _print_verdict(found: Listed, verdict: Verdict, replayed: Rehearsed | None) -> None:
     digest = f"  digest {verdict.digest}" if verdict.digest else ""
-    typer.echo(f"{'ok  ' if verdict.whole else 'BAD '}  {found.name}  {verdict.seconds:.1f} s{digest}")
+    behind = "" if replayed is None else f"  {replayed.epochs} epochs replayed behind it"
+    if replayed is not None and replayed.unknown:
+        behind = f"  journal not replayed: {replayed.unknown}"
+    typer.echo(f"{'ok  ' if verdict.whole else 'BAD '}  {found.name}  {verdict.seconds:.1f} s{digest}{behind}")
     for wrong in verdict.wrong:
         typer.echo(f"        {wrong}")
 

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from typer.testing import CliRunner
 
 from streamcore.checkpoint import holds
 from streamcore.checkpoint.directory import DirectoryStore
+from streamcore.checkpoint.manifest import load
 from streamcore.cli.main import app
 from streamcore.errors import EXIT_STOP
 
@@ -298,3 +300,19 @@ def test_a_drill_names_what_is_wrong_and_the_job_goes_on(
     running = worker()
     told = running.until(lambda: "drill: " in running.told())
     assert "cannot be restored" in told and "is not what its name says" in told
+
+
+def test_verify_replays_the_journal_behind_each_and_tells_what_is_not_as_it_was_recorded(
+    found: list[dict[str, object]], tmp_path: Path
+) -> None:
+    assert found
+    told = streamcore("checkpoints", "verify", "words", "--replay")
+    assert told.count("epochs replayed behind it") == len(found) and "not replayed" not in told
+    assert "digest " in told, "a small state's is recorded"
+    (path, *_) = sorted(manifests(tmp_path, "by-word"), key=lambda path: int(path.stem))
+    store, key = DirectoryStore(tmp_path / STORE), str(path.relative_to(tmp_path / STORE))
+    false = msgspec.structs.replace(load(store, key), digest="0" * 64)
+    path.unlink()
+    assert store.put_once(key, false.encode())
+    told = streamcore("checkpoints", "verify", "words", code=EXIT_STOP)
+    assert told.count("BAD ") == 1 and f"its task recorded {'0' * 64}" in told
