@@ -9,16 +9,34 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from streamcore.cli.connect import EMBEDDED, administered, opened
+from streamcore.checkpoint import savepoint as savepoints
+from streamcore.cli.connect import EMBEDDED, administered, opened, required_store
 from streamcore.cli.load import job_name, load_job
-from streamcore.cli.options import Config, JobName, Json, Kafka, StateDir, Target, looking
+from streamcore.cli.options import (
+    Checkpoints,
+    Config,
+    Drop,
+    JobName,
+    Json,
+    Kafka,
+    Of,
+    Partitions,
+    Rename,
+    StateDir,
+    Target,
+    changes_of,
+    looking,
+)
 from streamcore.clock import Clock, SystemClock
-from streamcore.config import load
-from streamcore.errors import EXIT_STOP
+from streamcore.config import Settings, load
+from streamcore.errors import EXIT_STOP, SettingsError
 from streamcore.log.port import Log
+from streamcore.runtime import against as comparing
 from streamcore.runtime import check as checks
+from streamcore.runtime import mapping
 from streamcore.runtime import status as statuses
 from streamcore.runtime.check import Finding
+from streamcore.runtime.mapping import Changes
 from streamcore.runtime.status import JobStatus, TaskStatus
 from streamcore.runtime.told import BarrierTold
 from streamcore.topology.explain import explain as explained
@@ -30,23 +48,63 @@ MARKS: Final = {"good": "ok  ", "note": "note", "bad": "BAD "}
 
 
 @looking
-def check(target: Target, kafka: Kafka = None, state_dir: StateDir = None, config: Config = None) -> None:
-    """Types, topics, partitions, and saved state against the code, without running. Exit 10 if a start would fail."""
-    settings = load(config, {"kafka.bootstrap": kafka, "worker.state_dir": state_dir})
+def check(
+    target: Target,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="SAVEPOINT", help="What `resume` would do with it, or refuse.")
+    ] = None,
+    of: Of = None,
+    partitions: Partitions = None,
+    drop: Drop = None,
+    rename: Rename = None,
+    kafka: Kafka = None,
+    state_dir: StateDir = None,
+    checkpoints: Checkpoints = None,
+    config: Config = None,
+) -> None:
+    """Types, topics, partitions, and saved state against the code, without running. Exit 10 if a start would fail; with
+    --against, if a resume would."""
+    given = {"kafka.bootstrap": kafka, "worker.state_dir": state_dir, "checkpoints.store": checkpoints}
+    settings = load(config, given)
     plan = load_job(target).plan()
-    clock = SystemClock()
-    embedded = settings.kafka.bootstrap is None
-    if embedded and not (settings.worker.state_dir / EMBEDDED).exists():
-        findings = [*checks.types(plan), Finding("note", f"nothing has run yet in {settings.worker.state_dir}")]
+    changes = changes_of(partitions, drop, rename)
+    if against is not None:
+        findings = _against(plan, against, of, changes, settings)
+    elif of is not None or changes != Changes():
+        raise SettingsError("--of, --partitions, --drop and --rename are about a savepoint", "add --against SAVEPOINT")
     else:
-        with opened(settings, clock, read_only=True) as log:
-            findings = _findings(plan, log, clock, embedded)
+        findings = _as_it_is(plan, settings)
     for finding in findings:
         typer.echo(f"{MARKS[finding.level]}  {finding.what}")
         if finding.remedy:
             typer.echo(f"        what to do: {finding.remedy}")
     if any(finding.level == "bad" for finding in findings):
         raise typer.Exit(EXIT_STOP)
+
+
+def _as_it_is(plan: Plan, settings: Settings) -> list[Finding]:
+    if not _has_log(settings):
+        return [*checks.types(plan), Finding("note", f"nothing has run yet in {settings.worker.state_dir}")]
+    clock = SystemClock()
+    with opened(settings, clock, read_only=True) as log:
+        return _findings(plan, log, clock, settings.kafka.bootstrap is None)
+
+
+def _against(plan: Plan, name: str, of: str | None, changes: Changes, settings: Settings) -> list[Finding]:
+    store = required_store(settings)
+    fitted = mapping.fitted(plan, savepoints.load(store, of or plan.job, name), changes)
+    findings = [*checks.types(plan), *comparing.against(fitted)]
+    if _has_log(settings):
+        embedded = settings.kafka.bootstrap is None
+        with opened(settings, SystemClock(), read_only=True) as log, administered(log) as admin:
+            findings += comparing.at_the_log(
+                plan, fitted.resume, admin, store, settings.worker.state_dir, auto_create=embedded
+            )
+    return findings
+
+
+def _has_log(settings: Settings) -> bool:
+    return settings.kafka.bootstrap is not None or (settings.worker.state_dir / EMBEDDED).exists()
 
 
 def _findings(plan: Plan, log: Log, clock: Clock, embedded: bool) -> list[Finding]:
@@ -66,7 +124,7 @@ def explain(
     settings = load(config, {"kafka.bootstrap": kafka, "worker.state_dir": state_dir})
     plan = load_job(target).plan()
     partitions: dict[str, int] = {}
-    if settings.kafka.bootstrap is not None or (settings.worker.state_dir / EMBEDDED).exists():
+    if _has_log(settings):
         with opened(settings, SystemClock(), read_only=True) as log, administered(log) as admin:
             partitions = {name: info.partitions for name, info in admin.topics().items()}
     if mermaid:

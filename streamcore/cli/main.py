@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from streamcore.cli import asking, chaos, checkpoints, demo, estimate, inspect, repair, run, savepoints, topics
+from streamcore.cli import (
+    asking,
+    chaos,
+    checkpoints,
+    demo,
+    estimate,
+    inspect,
+    repair,
+    resuming,
+    run,
+    savepoints,
+    topics,
+)
 from streamcore.cli.options import EXIT_CODES
 
 app = typer.Typer(
@@ -24,9 +36,9 @@ app.command("reset")(repair.reset)
 app.command("recover")(repair.recover)
 app.command("demo")(demo.demo)
 app.command("chaos")(chaos.chaos)
-app.command("resume")(savepoints.resume)
+app.command("resume")(resuming.resume)
 app.command("replay-estimate")(estimate.replay_estimate)
-app.command("rescale")(savepoints.rescale)
+app.command("rescale")(resuming.rescale)
 app.add_typer(topics.app, name="topics")
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(asking.app, name="checkpoint")

@@ -18,9 +18,11 @@ from streamcore.errors import (
     EXIT_RETRY,
     EXIT_STEP_ASIDE,
     EXIT_STOP,
+    SettingsError,
     StreamcoreError,
 )
 from streamcore.observe import logs
+from streamcore.runtime.mapping import Changes
 
 P = ParamSpec("P")
 
@@ -55,6 +57,10 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="Settings in TOML. Default: streamcore.toml, if there is one."),
 ]
+Of = Annotated[str | None, typer.Option("--of", metavar="JOB", help="Whose savepoint; left out: this job's own.")]
+Partitions = Annotated[int | None, typer.Option("--partitions", help="Of every shuffle; left out: as it was.")]
+Drop = Annotated[list[str] | None, typer.Option("--drop", metavar="STEP", help="A step whose state may go.")]
+Rename = Annotated[list[str] | None, typer.Option("--rename", metavar="OLD=NEW", help="A step's new name.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Json = Annotated[bool, typer.Option("--json", help="For programs: JSON.")]
 
@@ -89,3 +95,14 @@ def by_remedy(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(EXIT_DONE) from None
 
     return wrapped
+
+
+def changes_of(partitions: int | None, drop: list[str] | None, rename: list[str] | None) -> Changes:
+    """Raises SettingsError."""
+    pairs: dict[str, str] = {}
+    for text in rename or ():
+        old, equals, new = text.partition("=")
+        if not (old and equals and new):
+            raise SettingsError(f"--rename {text!r} is not OLD=NEW", "write --rename count=total")
+        pairs[old] = new
+    return Changes(frozenset(drop or ()), pairs, partitions)

@@ -1,14 +1,13 @@
-"""`savepoint`, `resume` and `rescale`: a job's state kept by name, and jobs that begin from it.
+"""`savepoint`: a job's state kept by name.
 
-A running job makes its savepoints itself, at a barrier: these commands ask for one on the job's control topic and wait
-for the answer. On the embedded log there is nobody to ask beside the one process that has it.
+A running job makes its savepoints itself, at a barrier: `create` asks for one on the job's control topic and waits for
+the answer. On the embedded log there is nobody to ask beside the one process that has it. The others need the
+checkpoint store alone.
 """
 
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -20,15 +19,26 @@ from streamcore.checkpoint.bundle import export, unpack
 from streamcore.checkpoint.store import CheckpointStore
 from streamcore.cli.connect import administered, opened, required_store
 from streamcore.cli.load import job_name, load_job
-from streamcore.cli.options import Config, JobName, Kafka, StateDir, Target, Yes, looking
+from streamcore.cli.options import (
+    Config,
+    Drop,
+    JobName,
+    Kafka,
+    Of,
+    Rename,
+    StateDir,
+    Target,
+    Yes,
+    changes_of,
+    looking,
+)
 from streamcore.clock import Clock, SystemClock, SystemEntropy
 from streamcore.config import Settings, load
 from streamcore.errors import SettingsError, StopError, TopicError
 from streamcore.log.port import Admin, Log
-from streamcore.runtime import reset as resetting
 from streamcore.runtime.asking import Asked, ask
-from streamcore.runtime.mapping import Changes, ResumePlan, plan_resume, refuse_count
-from streamcore.runtime.resume import Resuming, ran_on
+from streamcore.runtime.mapping import plan_resume
+from streamcore.runtime.upgrade import Upgrading
 
 app = typer.Typer(help="A job's state and offsets at one consistent cut, kept by name.", no_args_is_help=True)
 
@@ -38,14 +48,8 @@ Where = Annotated[
 ]
 Stop = Annotated[bool, typer.Option("--stop", help="The job's workers end at the savepoint.")]
 Wait = Annotated[int, typer.Option("--wait", metavar="S", min=1, max=86_400, help="Seconds to wait for it.")]
-Partitions = Annotated[int | None, typer.Option("--partitions", help="Of every shuffle; left out: as it was.")]
-Drop = Annotated[list[str] | None, typer.Option("--drop", metavar="STEP", help="A step whose state may go.")]
-Rename = Annotated[list[str] | None, typer.Option("--rename", metavar="OLD=NEW", help="A step's new name.")]
-Repeats = Annotated[
-    bool, typer.Option("--accept-repeats", help="What the job wrote since the savepoint may come again.")
-]
 WAIT_S: Final = 180
-SCRATCH: Final = "resuming"
+SCRATCH: Final = "upgrading"
 
 
 @app.command("create")
@@ -57,8 +61,8 @@ def create(
     """Have a running job make a savepoint, and wait until it is whole."""
     settings, clock = settings_of(kafka, state_dir, checkpoints, config), SystemClock()
     savepoints.checked_name(name)
-    with opened(_asking(settings), clock) as log, administered(log) as admin:
-        done = _made(log, admin, job_name(job), name, stop, wait, clock)
+    with opened(asking(settings), clock) as log, administered(log) as admin:
+        done = made(log, admin, job_name(job), name, stop, wait, clock)
     typer.echo(f"savepoint {name} stands: barrier {done.barrier}, {done.tasks} tasks")
 
 
@@ -125,112 +129,37 @@ def import_(
     typer.echo(f"savepoint {found.name} of job {found.job} stands in {store.place}")
 
 
+@app.command("upgrade")
 @looking
-def resume(
-    target: Target, savepoint: Annotated[str, typer.Option("--from", metavar="NAME", help="The savepoint.")],
-    of: Annotated[str | None, typer.Option("--of", metavar="JOB", help="Whose; left out: this job's own.")] = None,
-    partitions: Partitions = None, drop: Drop = None, rename: Rename = None, accept_repeats: Repeats = False,
-    kafka: Kafka = None, state_dir: StateDir = None, checkpoints: Where = None, config: Config = None, yes: Yes = False,
+def upgrade(
+    target: Target, name: Name, to: Annotated[str, typer.Option("--to", metavar="NEW", help="The new one's name.")],
+    of: Of = None, drop: Drop = None, rename: Rename = None, checkpoints: Where = None, state_dir: StateDir = None,
+    config: Config = None,
 ) -> None:  # fmt: skip
-    """Have a job begin from a savepoint: its own, or another job's. Start it with `run` afterwards."""
-    settings, clock = settings_of(kafka, state_dir, checkpoints, config), SystemClock()
+    """Write a new savepoint, all of whose rows are of the code's State versions. The old one stays as it is."""
+    settings, clock = settings_of(None, state_dir, checkpoints, config), SystemClock()
+    savepoints.checked_name(to)
     plan, store = load_job(target).plan(), store_of(settings)
-    saved = savepoints.load(store, of or plan.job, savepoint)
-    resuming = plan_resume(plan, saved, _changes(partitions, drop, rename))
-    with _at_the_log(settings, clock) as (log, admin):
-        again = saved.job == plan.job and ran_on(admin, saved)
-        if again and not accept_repeats:
-            raise StopError(
-                f"job {plan.job} has gone on since savepoint {savepoint!r} ({again}): its outputs since come again",
-                "--accept-repeats, or resume under another job name, with output topics of its own",
-            )
-        _begin(settings, log, admin, resuming, target, store, clock, yes)
-
-
-@looking
-def rescale(
-    target: Target, partitions: Annotated[int, typer.Option("--partitions", help="Of every shuffle, from now on.")],
-    kafka: Kafka = None, state_dir: StateDir = None, checkpoints: Where = None, wait: Wait = WAIT_S,
-    config: Config = None, yes: Yes = False,
-) -> None:  # fmt: skip
-    """Stop a running job at a savepoint, and move its shuffles to another partition count. Nothing is lost or repeated;
-    start the job again with `run` afterwards."""
-    settings, clock = settings_of(kafka, state_dir, checkpoints, config), SystemClock()
-    plan, store = load_job(target).plan(), store_of(settings)
-    refuse_count(plan, partitions)
-    if not plan.shuffles:
-        raise TopicError(
-            f"job {plan.job} has no shuffle: its partitions are those of its topics",
-            "give its source topics more partitions, and the job another name",
-        )
-    with opened(_asking(settings), clock) as log, administered(log) as admin:
-        if not yes and not typer.confirm(f"Stop job {plan.job}, and begin it anew with {partitions} partitions?"):
-            raise StopError("nothing was changed", "")
-        name = f"rescale-{clock.wall_ms()}"
-        _made(log, admin, plan.job, name, True, wait, clock)
-        resuming = plan_resume(plan, savepoints.load(store, plan.job, name), Changes(partitions=partitions))
-        _wait_until_gone(admin, plan.job, clock, wait)
-        if again := ran_on(admin, resuming.savepoint):
-            raise StopError(
-                f"job {plan.job} went on behind the savepoint ({again}): a worker was started again meanwhile",
-                "stop what restarts its workers, then rescale again",
-            )
-        _begin(settings, log, admin, resuming, target, store, clock, yes=True)
+    resuming = plan_resume(plan, savepoints.load(store, of or plan.job, name), changes_of(None, drop, rename))
+    scratch = settings.worker.state_dir / SCRATCH
+    done = Upgrading(plan, store, scratch, clock, SystemEntropy(), typer.echo).write(resuming, to)
+    typer.echo(
+        f"savepoint {to} of job {done.savepoint.job} stands: {done.rows} rows upgraded, {done.tasks} of "
+        f"{len(done.savepoint.manifests)} tasks written anew; {name} is as it was"
+    )
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------
 
 
-def _begin(
-    settings: Settings, log: Log, admin: Admin, resuming: ResumePlan, target: str, store: CheckpointStore, clock: Clock,
-    yes: bool,
-) -> None:  # fmt: skip
-    plan = load_job(target).plan()
-    for line in resuming.lines():
-        typer.echo(line)
-    state_dir = settings.worker.state_dir
-    reset = resetting.found(admin, plan.job, state_dir)
-    if not reset.empty:
-        typer.echo(f"First what job {plan.job} has now goes:")
-        for line in reset.lines():
-            typer.echo(f"  {line}")
-    if not yes and not typer.confirm("Go on?"):
-        raise StopError("nothing was changed", "")
-    auto = settings.topics.partitions if settings.kafka.bootstrap is None else None
-    Resuming(
-        plan, log, admin, store, store, state_dir / SCRATCH, clock, SystemEntropy(),
-        replication=settings.topics.replication, auto_partitions=auto, tell=typer.echo,
-    ).begin(resuming, None if reset.empty else reset)  # fmt: skip
-    typer.echo(
-        f"job {plan.job} begins from savepoint {resuming.savepoint.name}: start it with `streamcore run {target}`"
-    )
-
-
-def _made(log: Log, admin: Admin, job: str, name: str, stop: bool, wait_s: int, clock: Clock) -> Asked:
+def made(log: Log, admin: Admin, job: str, name: str, stop: bool, wait_s: int, clock: Clock) -> Asked:
     done = ask(log, admin, job, name, stop, wait_s, clock, SystemEntropy())
     if done.trouble:
         raise StopError(f"job {job} made no savepoint {name!r}: {done.trouble}", done.remedy)
     return done
 
 
-def _wait_until_gone(admin: Admin, job: str, clock: Clock, wait_s: int) -> None:
-    until_s = clock.monotonic_s() + wait_s
-    while admin.members(job):
-        if clock.monotonic_s() > until_s:
-            raise StopError(
-                f"job {job} still has members, {wait_s} s after it stopped at the savepoint",
-                "stop its workers, and what restarts them, then `streamcore resume`",
-            )
-        clock.sleep_s(0.5)
-
-
-@contextmanager
-def _at_the_log(settings: Settings, clock: Clock) -> Generator[tuple[Log, Admin]]:
-    with opened(settings, clock) as log, administered(log) as admin:
-        yield log, admin
-
-
-def _asking(settings: Settings) -> Settings:
+def asking(settings: Settings) -> Settings:
     """For commands that talk to running workers."""
     if settings.kafka.bootstrap is None:
         raise TopicError(
@@ -239,16 +168,6 @@ def _asking(settings: Settings) -> Settings:
             "in the state directory, which can be copied",
         )
     return settings
-
-
-def _changes(partitions: int | None, drop: list[str] | None, rename: list[str] | None) -> Changes:
-    pairs: dict[str, str] = {}
-    for text in rename or ():
-        old, equals, new = text.partition("=")
-        if not (old and equals and new):
-            raise SettingsError(f"--rename {text!r} is not OLD=NEW", "write --rename count=total")
-        pairs[old] = new
-    return Changes(frozenset(drop or ()), pairs, partitions)
 
 
 def settings_of(kafka: str | None, state_dir: Path | None, checkpoints: str | None, config: Path | None) -> Settings:

@@ -39,7 +39,7 @@ def check(plan: Plan, log: Log, admin: Admin, clock: Clock, *, auto_create: bool
     """`auto_create`: missing user topics appear by themselves (the embedded log)."""
     found = admin.topics()
     own = job_topics(admin, plan.job)
-    findings = [*types(plan), *_user_topics(plan, found, auto_create), *_internal(plan, admin, found)]
+    findings = [*types(plan), *user_topics(plan, found, auto_create), *_internal(plan, admin, found)]
     saved = _saved(plan, admin, found, findings)
     findings += _state(plan, log, own, saved, clock)
     return findings
@@ -68,7 +68,7 @@ def topic_type(spec: TopicSpec) -> str:
 # --- topics -----------------------------------------------------------------------------------------------------
 
 
-def _user_topics(plan: Plan, found: Mapping[str, TopicInfo], auto_create: bool) -> Iterator[Finding]:
+def user_topics(plan: Plan, found: Mapping[str, TopicInfo], auto_create: bool) -> Iterator[Finding]:
     for name in dict.fromkeys([*plan.source_topics, *plan.sink_topics, *plan.dead_letter_topics]):
         info = found.get(name)
         if info is not None:

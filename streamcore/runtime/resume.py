@@ -63,6 +63,39 @@ def ran_on(admin: Admin, savepoint: Savepoint) -> str:
     return ""
 
 
+def lost_offsets(admin: Admin, resume: ResumePlan, topics: Mapping[str, TopicInfo]) -> Iterator[OffsetsLost]:
+    """Of sources that there are: where a task was to go on, and its topic has no such place."""
+    wanted = {
+        TopicPartition(each.stage.topic, task.partition): Offset(task.offsets[each.stage.topic])
+        for each in resume.stages
+        if each.saved is not None and not each.stage.is_shuffle and each.stage.topic in topics
+        for task in each.saved.tasks
+        if each.stage.topic in task.offsets
+    }
+    first, ends = (admin.first_offsets(list(wanted)), admin.stable_ends(list(wanted))) if wanted else ({}, {})
+    for tp, at in wanted.items():
+        if not first[tp] <= at <= ends[tp]:
+            yield OffsetsLost(
+                f"task {tp}: the savepoint goes on at offset {at}, and topic {tp.topic} holds {first[tp]} to "
+                f"{ends[tp]}",
+                "its records were deleted, or it is another topic of this name: resume where the records are",
+            )
+
+
+def is_own_prefix(
+    savepoint: Savepoint, source: CheckpointStore, target: CheckpointStore, job: str, control: TopicInfo | None
+) -> bool:
+    """Whether the checkpoints in the job's prefix are of its life so far: their owner's control topic is `control`, or
+    the savepoint is the job's own. False: there are none. Raises CheckpointStoreTaken for another job's."""
+    if target.stat(owner.key_of(job)) is None:
+        return False
+    found = owner.look(target, job)
+    same = control is not None and control.topic_id == found.identity
+    if not same and not (savepoint.job == job and source.place == target.place):
+        raise owner.taken(target, job, found, f"this one's has {control.topic_id if control else 'none yet'}")
+    return True
+
+
 class Resuming:
     """Beginning a job from a savepoint. One thread; the group has no members."""
 
@@ -101,7 +134,7 @@ class Resuming:
         if cleared is not None:
             now = {name: info for name, info in now.items() if name not in cleared.topics}
         self._refuse(resume, now)
-        self._free(resume.savepoint, cleared is not None)
+        self._free(resume.savepoint)
         if cleared is not None:
             reset(self._admin, cleared, lambda: self._announce(resume, now))
         else:
@@ -121,6 +154,8 @@ class Resuming:
         """By what there is of the topics."""
         for error in misfits(resume, {name: info.partitions for name, info in topics.items()}):
             raise error
+        for error in lost_offsets(self._admin, resume, topics):
+            raise error
         names = [self._plan.journal_topic(each.stage.name) for each in resume.stages]
         there = [topics[name] for name in names if name in topics]
         journals = [TopicPartition(info.name, Partition(p)) for info in there for p in range(info.partitions)]
@@ -131,24 +166,12 @@ class Resuming:
                 "`streamcore reset JOB` first, or resume under another name",
             )
 
-    def _free(self, savepoint: Savepoint, cleared: bool) -> None:
-        """A prefix that held this job's life so far (its control topic is the owner's, or the savepoint is its own) is
-        the next life's too: let go before the topic that says so. Another job's is refused."""
-        job, store = self._plan.job, self._target
-        if store.stat(owner.key_of(job)) is None:
-            return
-        found, control = owner.look(store, job), control_topic(job)
+    def _free(self, savepoint: Savepoint) -> None:
+        """A prefix that held this job's life so far is the next life's too: let go before the topic that says so."""
+        job, control = self._plan.job, control_topic(self._plan.job)
         now = self._admin.topics([control]).get(control)
-        if now is not None and now.topic_id == found.identity:
-            if cleared:
-                owner.release(store, job)
-        elif self._is_own(savepoint):
-            owner.release(store, job)
-        else:
-            raise owner.taken(store, job, found, f"this one's has {now.topic_id}" if now else "this one has none yet")
-
-    def _is_own(self, savepoint: Savepoint) -> bool:
-        return savepoint.job == self._plan.job and self._source.place == self._target.place
+        if is_own_prefix(savepoint, self._source, self._target, job, now):
+            owner.release(self._target, job)
 
     def _announce(self, resume: ResumePlan, topics: Mapping[str, TopicInfo]) -> None:
         """From here on no worker begins the job empty; the genesis takes the place of this."""
