@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, TomlConfigSettingsSource
 from pydantic_settings import SettingsError as SourceError
 
@@ -28,6 +28,8 @@ from streamcore.errors import SettingsError, shown
 PREFIX: Final = "STREAMCORE_"
 DEFAULT_FILE: Final = Path("streamcore.toml")
 _UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
+_DURATIONS: Final = frozenset({"commit_interval", "session_timeout", "rpo", "rto", "interval", "keep_for", "drill"})
+"""Fields, for the documentation."""
 
 
 def duration_ms(value: object) -> int:
@@ -38,6 +40,15 @@ def duration_ms(value: object) -> int:
     if match is None:
         raise ValueError("not a duration")
     return round(float(match[1]) * _UNITS_MS[match[2] or "ms"])
+
+
+def _none_or(least_ms: int) -> AfterValidator:
+    def check(value_ms: int) -> int:
+        if 0 < value_ms < least_ms:
+            raise ValueError("too short")
+        return value_ms
+
+    return AfterValidator(check)
 
 
 DurationMs = Annotated[int, BeforeValidator(duration_ms)]
@@ -99,6 +110,20 @@ class KafkaSettings(_Section):
 
 class GuaranteeSettings(_Section):
     mode: Mode = Field(default="exactly-once", description="exactly-once or at-least-once")
+    rpo: Annotated[DurationMs, _none_or(limits.RPO_MIN_MS)] = Field(
+        default=0,
+        ge=0,
+        le=86_400_000,
+        description=f"a duration from {limits.RPO_MIN_MS}ms, as 500ms: how much input time may be done again after a "
+        "failure, which bounds worker.commit_interval; 0: that interval alone says it",
+    )
+    rto: Annotated[DurationMs, _none_or(limits.RTO_MIN_MS)] = Field(
+        default=limits.RTO_MS,
+        ge=0,
+        le=86_400_000,
+        description=f"a duration from {limits.RTO_MIN_MS // 1000}s, as 60s: how long a takeover on a machine without "
+        "local state may take, which bounds what journals hold behind checkpoints; 0: no such bound",
+    )
 
 
 class WorkerSettings(_Section):
@@ -172,6 +197,11 @@ class CheckpointSettings(_Section):
         ge=0,
         description="a number of bytes of a task's journal since its last checkpoint that stops the job; 0: none",
     )
+    journal_milestone_records: int = Field(
+        default=0,
+        ge=0,
+        description="a number of records that a task processes before a checkpoint is made earlier; 0: never",
+    )
     drill: DurationMs = Field(
         default=round(limits.DRILL_INTERVAL_S * 1000),
         ge=0,
@@ -203,6 +233,12 @@ class Settings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 
+    @property
+    def commit_interval_ms(self) -> int:
+        """The RPO bounds it."""
+        interval_ms, rpo_ms = self.worker.commit_interval, self.guarantee.rpo
+        return min(interval_ms, rpo_ms) if rpo_ms else interval_ms
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -228,9 +264,26 @@ def load(file: Path | None = None, flags: Mapping[str, object] | None = None) ->
     for _, values in reversed(sources):
         merged = _merge(merged, values)
     try:
-        return Settings(**merged)
+        settings = Settings(**merged)
     except ValidationError as error:
         raise _settings_error(error, sources) from None
+    _refuse_contradiction(settings, sources)
+    return settings
+
+
+def _refuse_contradiction(settings: Settings, sources: Sequence[Source]) -> None:
+    """A default gives way to a budget; what somebody has set does not."""
+    interval_ms, rpo_ms = settings.worker.commit_interval, settings.guarantee.rpo
+    if not rpo_ms or interval_ms <= rpo_ms or "commit_interval" not in settings.worker.model_fields_set:
+        return
+    where, _ = _came_from(("worker", "commit_interval"), sources)
+    budget, _ = _came_from(("guarantee", "rpo"), sources)
+    raise SettingsError(
+        f"setting worker.commit_interval ({where}): {_duration(interval_ms)} is longer than guarantee.rpo ({budget}), "
+        f"{_duration(rpo_ms)}: an epoch's input is what a failure has done again",
+        f"give an interval of at most {_duration(rpo_ms)}, or leave it out: it is then the smaller of "
+        f"{limits.COMMIT_INTERVAL_MS}ms and the RPO",
+    )
 
 
 # --- the sources ----------------------------------------------------------------------------------------------
@@ -363,7 +416,7 @@ def markdown() -> str:
 
 
 def _default(field: str, value: object) -> str:
-    if field in ("commit_interval", "session_timeout", "interval", "keep_for", "drill") and isinstance(value, int):
+    if field in _DURATIONS and isinstance(value, int):
         return f"`{_duration(value)}`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

@@ -23,6 +23,20 @@ CONTROL_INTERVAL_OPEN_S = 0.005
 COMMIT_INTERVAL_MS = 100
 COMMIT_INTERVAL_MAX_MS = 2_500
 """What the interval may be set or stretched to: an epoch must end well within its transaction's timeout."""
+RPO_MIN_MS = 10
+"""A commit alone takes 3 ms and more."""
+RTO_MS = 60_000
+"""How long a takeover on another machine may take, where no setting says otherwise: what the soft timer of barriers and
+the journals of most jobs keep anyway, and about as long as a person waits before he looks."""
+RTO_MIN_MS = 1_000
+TAKEOVER_S = 0.5
+"""What a takeover takes beside restoring and replaying: fencing, offsets, seeking (0.1 to 0.4 s on one machine)."""
+RESTORE_BYTES_S = 32 << 20
+REPLAY_BYTES_S = 8 << 20
+"""What a takeover is taken to do until this job's own has been measured: less than half of what one slow core does."""
+RATE_SAMPLE_BYTES = 1 << 20
+RATE_SAMPLE_S = 0.05
+"""A takeover that restored or replayed less than this says nothing about the rate."""
 COMMIT_TIME_RATIO = 10
 """The interval is never less than this many times the moving average of a commit's own duration."""
 SLICE_MS = 20
@@ -145,6 +159,8 @@ STORY_BYTES = 8 << 10
 
 invariant(HANG_S > TRANSACTION_TIMEOUT_MS / 1000, "a hung call is one past the transaction's timeout")
 invariant(4 * COMMIT_INTERVAL_MAX_MS <= TRANSACTION_TIMEOUT_MS, "epochs end well within the transaction timeout")
+invariant(TAKEOVER_S * 1000 < RTO_MIN_MS < RTO_MS, "a budget that can be set can be kept by a small state")
+invariant(RPO_MIN_MS <= COMMIT_INTERVAL_MS, "the default interval is within some budget")
 invariant(SLOW_CALL_MS < 100, "the 80 ms rule rests on librdkafka's retry.backoff.ms of 100")
 invariant(FRAME_BYTES < (1 << 20) - (64 << 10), "frames must pass a topic with the broker's default size")
 invariant(STATE_VALUE_BYTES + STATE_KEY_BYTES + (16 << 10) < FRAME_BYTES, "one state entry fits a frame")

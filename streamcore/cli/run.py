@@ -20,6 +20,7 @@ from streamcore.checkpoint.collect import Retention
 from streamcore.cli.beside import Beside
 from streamcore.cli.connect import (
     CHECKPOINTS,
+    NO_CHECKPOINTS,
     administered,
     checkpoint_store,
     ensure_topics,
@@ -35,6 +36,7 @@ from streamcore.config import Settings, load
 from streamcore.errors import EXIT_DONE, EXIT_HUNG, SettingsError
 from streamcore.log.port import Admin
 from streamcore.observe.metrics import Metrics, MetricsServer
+from streamcore.runtime.budget import Promised
 from streamcore.runtime.checkpoints import Checkpointing
 from streamcore.runtime.feed import FeedSpec
 from streamcore.runtime.restores import Restores
@@ -82,6 +84,12 @@ def run(
     state_dir: StateDir = None,
     commit_interval: Annotated[str | None, typer.Option(metavar="TIME", help="As 100ms (the default), or 1s.")] = None,
     checkpoints: Checkpoints = None,
+    rpo: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How much input time a failure may have done again, as 500ms.")
+    ] = None,
+    rto: Annotated[
+        str | None, typer.Option(metavar="TIME", help="How long a takeover may take, as 60s (the default); 0: any.")
+    ] = None,
     mode: Annotated[str | None, typer.Option(help="exactly-once (the default) or at-least-once.")] = None,
     feed: Annotated[list[str] | None, typer.Option(metavar="TOPIC=FILE|-", help="Send each line as a record.")] = None,
     feed_key: Annotated[bool, typer.Option("--feed-key", help="A fed line is key<TAB>value.")] = False,
@@ -107,6 +115,8 @@ def run(
             "worker.commit_interval": commit_interval,
             "checkpoints.store": checkpoints,
             "guarantee.mode": mode,
+            "guarantee.rpo": rpo,
+            "guarantee.rto": rto,
             "metrics.port": metrics_port,
         },
     )
@@ -122,6 +132,8 @@ def run(
         "--commit-interval": commit_interval,
         "--checkpoints": checkpoints,
         "--mode": mode,
+        "--rpo": rpo,
+        "--rto": rto,
         "--config": config,
     }
     flags = tuple(part for name, value in given.items() if value is not None for part in (name, str(value)))
@@ -218,7 +230,8 @@ def _worker_settings(settings: Settings) -> WorkerSettings:
     return WorkerSettings(
         slot=Slot(settings.worker.slot),
         state_dir=settings.worker.state_dir,
-        commit_interval_ms=settings.worker.commit_interval,
+        commit_interval_ms=settings.commit_interval_ms,
+        rpo_ms=settings.guarantee.rpo,
         mode=settings.guarantee.mode,
         replication=settings.topics.replication,
         checkpoint_interval_s=settings.checkpoints.interval / 1000,
@@ -236,8 +249,10 @@ def _checkpointing(settings: Settings, stores: RocksStores) -> Checkpointing | N
         retention=Retention(wanted.keep, wanted.keep_for // 1000),
         trims=not _lost_with_this_machine(settings),
         milestone_bytes=wanted.journal_milestone_bytes,
+        milestone_records=wanted.journal_milestone_records,
         bound_bytes=wanted.journal_bound_bytes,
         drill_every_s=wanted.drill / 1000,
+        promised=Promised(settings.guarantee.rpo, settings.guarantee.rto),
     )
 
 
@@ -247,6 +262,9 @@ def _lost_with_this_machine(settings: Settings) -> bool:
 
 
 def _warn_of_checkpoints(settings: Settings) -> None:
+    none = settings.guarantee.mode != "exactly-once" or settings.checkpoints.store == NO_CHECKPOINTS
+    if none and "rto" in settings.guarantee.model_fields_set and settings.guarantee.rto:
+        logger.warning("there are no checkpoints, so nothing bounds the journals: the RTO will not be kept")
     if settings.guarantee.mode != "exactly-once":
         if settings.checkpoints.store is not None:
             logger.warning("at-least-once: there are no barriers and no checkpoints; journals hold all of the state")

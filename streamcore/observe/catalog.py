@@ -237,10 +237,45 @@ HELD_S: Final = Spec(
     "A task upstream is late with its cut: a slow slice, a takeover under way, a worker that is away.",
     buckets=_PAUSE_S,
 )
+RECOVERY_S: Final = Spec(
+    "streamcore_recovery_seconds",
+    "gauge",
+    "What a takeover of this worker's tasks, all together, would take on a machine without local state, at the job's "
+    "own restore and replay rates",
+    "State grows, or no checkpoint is stored and the journals grow. Compare with the RTO: `streamcore replay-estimate` "
+    "says which task.",
+)
+RTO_LEFT_S: Final = Spec(
+    "streamcore_rto_left_seconds",
+    "gauge",
+    "What that takeover leaves of the RTO (`guarantee.rto`); below 0: over it. 0 without one",
+    "Nothing. Falling towards 0 is what to look at: more workers, a faster store, fewer tasks a worker.",
+)
+OVER_RTO: Final = Spec(
+    "streamcore_rto_exceeded",
+    "counter",
+    "Times that the takeover came to take longer than the RTO",
+    "The warning says why: the checkpoint store fails, or the state is larger than can be restored in that time.",
+)
+UNCOMMITTED_S: Final = Spec(
+    "streamcore_uncommitted_seconds",
+    "histogram",
+    "From the first record of an epoch (or of one undone before it) to its commit: what a failure has done again",
+    "Commits take long (see commit seconds) or are undone (see commits undone).",
+    (),
+    _COMMIT_S,
+)
+OVER_RPO: Final = Spec(
+    "streamcore_rpo_exceeded",
+    "counter",
+    "Commits whose input had stayed uncommitted for longer than the RPO (`guarantee.rpo`)",
+    "As for uncommitted seconds; or the RPO is shorter than the broker commits.",
+)
 CATALOG: Final = (
     RECORDS_IN, RECORDS_OUT, LAG, TASKS, EPOCHS, ABORTED, UNKNOWN, COMMIT_S, BATCH, OVERLAY, JOURNAL, REPLAY_S,
     REPLAYED, STATE_REBUILT, REBALANCES, DEDUPE, DEAD_LETTERS, SKIPPED, RERUNS, PAUSES, PRODUCERS,
     CHECKPOINT_S, SNAPSHOT_S, CHECKPOINT_NEW, CHECKPOINT_BYTES, CHECKPOINT_FAILED, DRILLS, RESTORE_S, BARRIERS, HELD_S,
+    RECOVERY_S, RTO_LEFT_S, OVER_RTO, UNCOMMITTED_S, OVER_RPO,
 )  # fmt: skip
 
 

@@ -57,6 +57,11 @@ class Metrics:
         self._restore_s = self._histogram(catalog.RESTORE_S)
         self._barriers = self._counter(catalog.BARRIERS)
         self._held_s = self._histogram(catalog.HELD_S)
+        self._recovery_s = self._gauge(catalog.RECOVERY_S)
+        self._rto_left_s = self._gauge(catalog.RTO_LEFT_S)
+        self._over_rto = self._counter(catalog.OVER_RTO)
+        self._uncommitted_s = self._histogram(catalog.UNCOMMITTED_S)
+        self._over_rpo = self._counter(catalog.OVER_RPO)
         self._lagging: set[TopicPartition] = set()
         self._recent_commits_s: deque[float] = deque(maxlen=RECENT_COMMITS)
         self.total_in = 0
@@ -166,6 +171,23 @@ class Metrics:
 
     def held(self, seconds: float) -> None:
         self._held_s.observe(seconds)
+
+    # --- budgets ------------------------------------------------------------------------------------------------
+
+    def recovery(self, seconds: float, rto_s: float) -> None:
+        """`rto_s` 0: there is none."""
+        self._recovery_s.set(seconds)
+        if rto_s:
+            self._rto_left_s.set(rto_s - seconds)
+
+    def over_rto(self) -> None:
+        self._over_rto.inc()
+
+    def uncommitted(self, seconds: float) -> None:
+        self._uncommitted_s.observe(seconds)
+
+    def over_rpo(self) -> None:
+        self._over_rpo.inc()
 
     # --- scraping ---------------------------------------------------------------------------------------------
 

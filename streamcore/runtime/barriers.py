@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from streamcore.runtime.control import Abandon, Complete, Cut, Failed, Request, Resume, Said, Start, Stored
+from streamcore.runtime.control import Abandon, Complete, Cut, Failed, Recovery, Request, Resume, Said, Start, Stored
 from streamcore.topology.plan import Plan, Stage
 from streamcore.types import Partition, TaskId
 
@@ -85,6 +85,8 @@ class Barriers:
                 self.requests = [request for request in self.requests if not said.serves(request)]
             case Request():
                 self.requests.append(said)
+            case Recovery():
+                pass
             case _:
                 self._hear_of(said)
 

@@ -42,6 +42,8 @@ from streamcore.errors import (
 from streamcore.log.port import Admin
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.barriers import Barrier, BarrierState
+from streamcore.runtime.budget import Behind, Promised, Rates, Rto
+from streamcore.runtime.control import Recovery
 from streamcore.runtime.cutting import Checkpointed, Unstored
 from streamcore.runtime.drill import Drill
 from streamcore.runtime.restores import Restores
@@ -82,10 +84,15 @@ class Checkpointing:
     not."""
     milestone_bytes: int = 0
     """A task's journal has grown by so much since its last cut: a checkpoint before its time. 0: none."""
+    milestone_records: int = 0
+    """The same, when a task has processed so many."""
     bound_bytes: int = 0
     """A task's journal since its newest checkpoint is longer: the job stops. 0: no bound."""
     drill_every_s: float = 0.0
     restores: Restores = field(default_factory=Restores)
+    promised: Promised | None = None
+    """What is kept to, and told. None: nothing."""
+    rates: Rates = field(default_factory=Rates)
 
     def restorer(self, clock: Clock, entropy: Entropy) -> Restorer:
         if self.beside:
@@ -187,6 +194,16 @@ class Checkpoints:
         """Of the job, once its tasks run: see checkpoint.owner."""
         self._claimed = False
         self._last_failure = ""
+        self._failing = False
+        """No checkpoint has been stored since the last failure."""
+        self._promised = how.promised
+        self._rto = None if how.promised is None else Rto(how.promised.rto_ms, how.rates, metrics)
+        self._mine: frozenset[TaskId] = frozenset()
+        """Of these nobody else tells."""
+        self._state_bytes: dict[TaskId, int] = {}
+        """Of each task's newest checkpoint, as far as it is known."""
+        self._epoch_bytes: dict[TaskId, int] = {}
+        """In its journal, as its owner has told last."""
         self._drill = Drill(
             plan.job,
             how.store,
@@ -196,26 +213,73 @@ class Checkpoints:
             clock,
             entropy.random(),
             metrics,
+            how.rates,
         )
 
     # --- the Checkpointer ---------------------------------------------------------------------------------------
 
-    def running(self, tasks: Sequence[Task]) -> bool:
+    def running(self, tasks: Sequence[Task]) -> str:
         if self._identity is None:
             control = control_topic(self._plan.job)
             self._identity, lineage = self._admin.topics([control])[control].topic_id, tasks[0].lineage
             self._chores["claim"] = lambda: self._claim(lineage)
             self._next()
         self._drilled(self._drill.step([(task.id, self._how.folders.folder(task.id)) for task in tasks]))
-        milestone, bound = self._how.milestone_bytes, self._how.bound_bytes
+        bound = self._how.bound_bytes
         for task in tasks:
             if bound and task.tail.size_bytes > bound:
                 raise self._too_long(task, bound)
-        return bool(milestone) and any(task.tail.since_cut > milestone for task in tasks)
+        return self._over_rto(tasks) or self._over_milestone(tasks, 1)
+
+    def _over_rto(self, tasks: Sequence[Task]) -> str:
+        if self._rto is None:
+            return ""
+        self._mine = frozenset(task.id for task in tasks)
+        for task in tasks:
+            task.tail.mean_before = self._epoch_bytes.get(task.id, 0)
+        behind = {
+            task.id: Behind(self._state_bytes.get(task.id, 0), task.tail.size_bytes, task.tail.uncut_bytes)
+            for task in tasks
+        }
+        return self._rto.judge(behind, self._last_failure if self._failing else "")
+
+    def _over_milestone(self, tasks: Sequence[Task], times: int) -> str:
+        size, records = self._how.milestone_bytes, self._how.milestone_records
+        for task in tasks:
+            if 0 < size * times < task.tail.since_cut:
+                return f"the journal of {task.id} has grown by {task.tail.since_cut:,} bytes since its last cut"
+            if 0 < records * times < task.tail.records_since_cut:
+                return f"{task.id} has processed {task.tail.records_since_cut:,} records since its last cut"
+        return ""
+
+    def alone(self, task: Task) -> bool:
+        rto = self._rto is not None and self._rto.alone(task.tail.uncut_bytes)
+        return rto or bool(self._over_milestone([task], 2))
+
+    def recovery(self, task: Task) -> Recovery | None:
+        promised, rates = self._promised, self._how.rates
+        if promised is None:
+            return None
+        return Recovery(
+            task.id.stage,
+            task.id.partition,
+            self._state_bytes.get(task.id, 0),
+            task.tail.epoch_bytes,
+            promised.rpo_ms,
+            promised.rto_ms,
+            rates.restore_bytes_s,
+            rates.replay_bytes_s,
+        )
+
+    def heard(self, told: Recovery) -> None:
+        if told.task not in self._mine:
+            self._state_bytes[told.task] = told.state_bytes
+            self._epoch_bytes[told.task] = told.epoch_bytes
+        self._how.rates.adopt(told.restore_bytes_s, told.replay_bytes_s)
 
     def begin(self, task: Task, barrier: int | None) -> None:
         """Raises StateDirError, StateDamaged as the store does."""
-        task.tail.cut()
+        task.tail.cut(taken=self._running is None or self._running.task != task.id)
         if self._running is not None and self._running.task == task.id:
             # Its files are being read, and lie where the next ones would.
             self._unstored.append(Unstored(task.id, barrier, "its last checkpoint is still being uploaded"))
@@ -237,6 +301,8 @@ class Checkpoints:
         match result:
             case Done(Uploaded() as uploaded) if running is not None:
                 self._metrics.checkpointed(uploaded.seconds, uploaded.bytes_new, uploaded.bytes_total)
+                self._failing = False
+                self._state_bytes[running.task] = uploaded.bytes_total
                 found.append(Checkpointed(running.task, running.barrier, uploaded.manifest.epoch, uploaded.key))
             case Done(_Trim() as trim):
                 self._trim(trim)
@@ -289,6 +355,7 @@ class Checkpoints:
             waiting.snapshot.delete()
         self._waiting.clear()
         self._unstored.clear()
+        self._mine = frozenset()
         self._dropped = self._running
         self._chores.clear()
         if not self._claimed:
@@ -335,7 +402,7 @@ class Checkpoints:
     def _failed(self, error: StreamcoreError, running: _Waiting | None) -> None:
         self._metrics.checkpoint_failed(type(error).__name__)
         what = f"the checkpoint of {running.task}" if running else "a request to the checkpoint store"
-        self._last_failure = error.what
+        self._last_failure, self._failing = error.what, True
         logger.warning("%s failed, the job goes on without it: %s", what, error)
 
     def _drilled(self, found: tuple[TaskId, frozenset[str]] | None) -> None:

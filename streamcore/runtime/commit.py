@@ -273,8 +273,8 @@ class Committer:
             return
         part.task.store.apply(part.frame.deltas, part.mark)
         part.task.runner.committed()
+        part.task.tail.wrote(part.size_bytes, part.task.records)
         part.task.committed_as(part.mark)
-        part.task.tail.wrote(part.size_bytes)
 
     # --- undoing ----------------------------------------------------------------------------------------------
 

@@ -10,10 +10,14 @@ Format of a message: `scc`, one byte format (1), then a msgpack array: the kind'
     f Failed     barrier, stage, partition, why its checkpoint is not stored
     d Complete   barrier, time in ms
     a Abandon    barrier, why
-    q Request    what a person asks for: a token of its own, a savepoint's name or nil for a checkpoint, whether to stop
+    q Request    what a person asks for, or a worker before its time: a token of its own, a savepoint's name or nil for
+                 a checkpoint, whether to stop
+    b Recovery   stage, partition, bytes of its newest checkpoint, mean bytes of an epoch in its journal, RPO and RTO in
+                 ms (0: none), bytes a second restored and replayed (0: not measured): with its cuts and Stored
 
-Everything but Request is written inside the transaction of a worker, with offsets, so that a zombie's words are never
-read. Decoding is typed; an unknown kind of the same format is passed over, a newer format stops the job by name.
+Everything but a person's Request is written inside the transaction of a worker, with offsets, so that a zombie's words
+are never read. Decoding is typed; an unknown kind of the same format is passed over, a newer format stops the job by
+name.
 """
 
 from __future__ import annotations
@@ -102,7 +106,22 @@ class Abandon(msgspec.Struct, array_like=True, frozen=True, tag="a"):
     why: str
 
 
-Said = Start | Cut | Resume | Stored | Failed | Complete | Abandon | Request
+class Recovery(msgspec.Struct, array_like=True, frozen=True, tag="b"):
+    stage: str
+    partition: Partition
+    state_bytes: int
+    epoch_bytes: int
+    rpo_ms: int
+    rto_ms: int
+    restore_bytes_s: float
+    replay_bytes_s: float
+
+    @property
+    def task(self) -> TaskId:
+        return TaskId(self.stage, self.partition)
+
+
+Said = Start | Cut | Resume | Stored | Failed | Complete | Abandon | Request | Recovery
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(Said).decode

@@ -25,7 +25,7 @@ from streamcore.clock import Clock
 from streamcore.errors import OffsetsLost
 from streamcore.log.port import Log, Reader
 from streamcore.runtime.barriers import Barrier, Barriers
-from streamcore.runtime.control import Cut, Failed, Start, Stored, decode, encode
+from streamcore.runtime.control import Cut, Failed, Recovery, Request, Start, Stored, decode, encode
 from streamcore.runtime.coordinator import Coordinator, Decision
 from streamcore.runtime.task import Task
 from streamcore.topology.plan import control_topic
@@ -58,9 +58,21 @@ class Unstored:
 class Checkpointer(Protocol):
     """Makes checkpoints beside the processing thread."""
 
-    def running(self, tasks: Sequence[Task]) -> bool:
-        """These tasks run, at least one; called often. Whether a checkpoint is wanted before its time. Raises
+    def running(self, tasks: Sequence[Task]) -> str:
+        """These tasks run, at least one; called often. Why a checkpoint is wanted before its time ("": none is). Raises
         CheckpointStoreTaken, JournalTooLong."""
+        ...
+
+    def alone(self, task: Task) -> bool:
+        """Just committed: whether it must be checkpointed without waiting for a barrier any longer."""
+        ...
+
+    def recovery(self, task: Task) -> Recovery | None:
+        """What is told of it beside its cut, and beside its checkpoint."""
+        ...
+
+    def heard(self, told: Recovery) -> None:
+        """From this worker or another one."""
         ...
 
     def begin(self, task: Task, barrier: int | None) -> None:
@@ -126,6 +138,8 @@ class Cutting:
         """The barrier that this worker has seen open, and not decided."""
         self._due_s = 0.0
         self._decision: Decision | None = None
+        self._asked_for = 0
+        """The barrier that a task of ours has asked for before its time."""
 
     # --- 1 follow -------------------------------------------------------------------------------------------------
 
@@ -140,12 +154,28 @@ class Cutting:
         for done in self._checkpointer.done():
             self._take(done)
         tasks = list(self._tasks())
-        if tasks and self._checkpointer.running(tasks):
-            self._coordinator.wanted = True
+        if tasks and (why := self._checkpointer.running(tasks)):
+            self._ask(tasks, why)
         self._look_for_decisions()
         for barrier, wrong in self._checkpointer.saved():
             self._coordinator.wrote(barrier, wrong)
         self._look_for_the_stop()
+
+    def _ask(self, tasks: Sequence[Task], why: str) -> None:
+        """For a barrier before its time: of our own coordinator, or, once for each barrier, of another worker's."""
+        number = self.barriers.next_number
+        if any(task.id == self._coordinator.task for task in tasks):
+            self._coordinator.wanted = True
+        elif self.barriers.open is not None or self.barriers.requests or self._asked_for == number:
+            return
+        else:
+            free = next((task for task in tasks if task.to_say is None), None)
+            if free is None:
+                return
+            free.to_say = Request(f"{free.id}, epoch {free.next_epoch}")
+        if self._asked_for != number:
+            self._asked_for = number
+            logger.info("a barrier before its time: %s", why)
 
     def _look_for_decisions(self) -> None:
         last = self.barriers.last
@@ -190,7 +220,9 @@ class Cutting:
                 said = decode(value or b"", f"{run.tp} at offset {offset}")
                 if isinstance(said, Start):
                     self._starts.append(Offset(offset))
-                if said is not None:
+                if isinstance(said, Recovery):
+                    self._checkpointer.heard(said)
+                elif said is not None:
                     self.barriers.hear(said)
         return self._reader
 
@@ -205,6 +237,8 @@ class Cutting:
         task = next((task for task in self._tasks() if task.id == done.task), None)
         if task is None:
             return
+        if isinstance(task.to_say, Request):
+            self._asked_for = 0  # what it says now goes first
         if isinstance(done, Unstored):
             if done.barrier is not None:
                 task.to_say = Failed(done.barrier, task.id.stage, task.id.partition, done.why)
@@ -239,8 +273,12 @@ class Cutting:
                 offsets = {tp.topic: int(offset) for tp, offset in task.position.items()}
                 cut = Cut(task.cutting, *task.id, task.lineage, task.next_epoch, nonce, offsets)
                 messages.append((self._control, encode(cut)))
-            if isinstance(task.to_say, Stored | Failed):
+            if isinstance(task.to_say, Stored | Failed | Request):
                 messages.append((self._control, encode(task.to_say)))
+            if task.cutting is not None or isinstance(task.to_say, Stored):
+                told = self._checkpointer.recovery(task)
+                if told is not None:
+                    messages.append((self._control, encode(told)))
             if task.id == self._coordinator.task and self._decision is not None:
                 messages += self._decision.messages(self._control)
         return messages
@@ -254,6 +292,9 @@ class Cutting:
             if task.just_cut is not None:
                 self._checkpointer.begin(task, task.just_cut)
                 task.just_cut = None
+            elif self._checkpointer.alone(task) and not self._has_cut(task):
+                logger.info("task %s: checkpointed alone, no barrier has come to it", task.id)
+                self._checkpointer.begin(task, None)
             said, task.to_say = task.to_say, None
             if isinstance(said, Stored):
                 self._checkpointer.named(task)
@@ -263,6 +304,11 @@ class Cutting:
                     self.barriers.hear(word)
                 self._look_for_decisions()
                 self._look_for_the_stop()
+
+    def _has_cut(self, task: Task) -> bool:
+        """For the open barrier, which needs the checkpoint of that cut."""
+        barrier = self.barriers.open
+        return barrier is not None and task.cut == barrier.number
 
     def resumed(self, task: Task) -> None:
         """The task was taken over with an open cut, and is held: its state is still that of the cut."""
@@ -279,6 +325,7 @@ class Cutting:
     def drop(self) -> None:
         """The tasks are let go."""
         self._decision = None
+        self._asked_for = 0
         self._coordinator.forget()
         self._checkpointer.drop()
 

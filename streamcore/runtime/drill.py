@@ -22,6 +22,7 @@ from streamcore.checkpoint.store import CheckpointStore
 from streamcore.checkpoint.verify import Verdict, Verifier
 from streamcore.clock import Clock
 from streamcore.observe.metrics import Metrics
+from streamcore.runtime.budget import Rates
 from streamcore.types import TaskId
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,10 @@ class Drill:
         clock: Clock,
         draw: Random,
         metrics: Metrics,
+        rates: Rates,
     ) -> None:
         """`every_s` 0: never."""
+        self._rates = rates
         self._layout = Layout(job)
         self._store = store
         self._verifier = verifier
@@ -92,6 +95,7 @@ class Drill:
     def _told(self, task: TaskId, verdict: Verdict) -> tuple[TaskId, frozenset[str]] | None:
         self._metrics.drilled("whole" if verdict.whole else "damaged")
         if verdict.whole:
+            self._rates.restored(verdict.manifest.size_bytes if verdict.manifest else 0, verdict.seconds)
             logger.info("drill: %s is whole, %.1f s", verdict.key, verdict.seconds)
             return None
         logger.error("drill: checkpoint %s cannot be restored: %s", verdict.key, "; ".join(verdict.wrong))

@@ -112,6 +112,11 @@ class Takeover:
         self._told: dict[TopicPartition, Committed] = {}
         """The committed offsets, as READ found them."""
         self._reader: Reader | None = None
+        self._restored_bytes = 0
+        self._restored_s = 0.0
+        self._replayed_bytes = 0
+        self._replay_begun_s: float | None = None
+        """When the first frames had been read: what is measured is what comes after them."""
         self._tasks: list[Task] = []
         self._deadline_s = clock.monotonic_s() + limits.TAKEOVER_TIMEOUT_S
         self.step = Step.FENCE
@@ -147,6 +152,7 @@ class Takeover:
             case Step.RESTORE:
                 if all(self._restored(taking) for taking in self._taking):
                     self._restores_are_over()
+                    self._measure_restores()
                     self._open_reader()
                     self.step = Step.REPLAY
             case Step.REPLAY:
@@ -282,6 +288,8 @@ class Takeover:
         taking.distrusted = frozenset[str]().union(*(each.objects for each in found.rejected))
         if found.manifest is not None:
             how.folders.adopt(taking.id)
+            self._restored_bytes += found.manifest.size_bytes
+            self._restored_s = max(self._restored_s, found.seconds)
             self._metrics.restored(found.seconds)
             logger.info("task %s: restored at epoch %d in %.1f s", taking.id, found.manifest.epoch, found.seconds)
         elif self._admin.first_offsets([self._journal(taking)])[self._journal(taking)] > 0:
@@ -294,6 +302,12 @@ class Takeover:
             )
         taking.store = self._stores.open(taking.id, [node.name for node in taking.stage.stateful])
         return True
+
+    def _measure_restores(self) -> None:
+        """They ran side by side: the rate is that of all of them."""
+        if self._checkpointing is not None:
+            self._checkpointing.rates.restored(self._restored_bytes, self._restored_s)
+        self._restored_bytes, self._restored_s = 0, 0.0
 
     def _replay_of(self, taking: Taking, store: Store) -> Replay:
         def check(origin: Origin) -> None:
@@ -332,6 +346,7 @@ class Takeover:
     def _open_reader(self) -> None:
         """Of every journal not read to its end yet, from where the store stands."""
         self._close_reader()
+        self._replay_begun_s = None
         journals = {self._journal(t): t for t in self._taking if not t.caught_up}
         for taking in journals.values():
             assert taking.store is not None
@@ -355,7 +370,12 @@ class Takeover:
         by_journal = {self._journal(t): t for t in self._taking}
         runs = self._reader.poll(limits.POLL_RECORDS, 0.05)
         if runs:
-            self._deadline_s = self._clock.monotonic_s() + limits.TAKEOVER_TIMEOUT_S
+            now_s = self._clock.monotonic_s()
+            self._deadline_s = now_s + limits.TAKEOVER_TIMEOUT_S
+            if self._replay_begun_s is None:
+                self._replay_begun_s, self._replayed_bytes = now_s, 0
+            else:
+                self._replayed_bytes += sum(len(value or b"") for run in runs for value in run.values)
         for run in runs:
             taking = by_journal[run.tp]
             assert taking.replay is not None
@@ -375,7 +395,10 @@ class Takeover:
         if all(taking.caught_up for taking in self._taking):
             self._close_reader()
             frames = sum(taking.replay.frames for taking in self._taking if taking.replay)
-            self._metrics.took_over(frames=frames, seconds=self._clock.monotonic_s() - self._begun_s)
+            now_s = self._clock.monotonic_s()
+            self._metrics.took_over(frames=frames, seconds=now_s - self._begun_s)
+            if self._checkpointing is not None and self._replay_begun_s is not None:
+                self._checkpointing.rates.replayed(self._replayed_bytes, now_s - self._replay_begun_s)
             return True
         if self._clock.monotonic_s() > self._deadline_s:
             behind = [str(taking.id) for taking in self._taking if not taking.caught_up]

@@ -8,7 +8,7 @@ from streamcore import limits
 from streamcore.clock import Clock
 from streamcore.errors import InvariantBroken, OffsetsLost
 from streamcore.log.port import Admin, Log
-from streamcore.runtime.control import Abandon, Complete, Cut, Said, Start, Stored, decode
+from streamcore.runtime.control import Abandon, Complete, Cut, Recovery, Said, Start, Stored, decode
 from streamcore.runtime.cutting import control_partition
 from streamcore.types import Epoch, Partition, TaskId
 
@@ -39,6 +39,13 @@ class ControlTold:
     last: BarrierTold | None = None
     stored_ms: dict[tuple[TaskId, Epoch], int] = field(default_factory=dict[tuple[TaskId, Epoch], int])
     """When the commits that name checkpoints were written."""
+    recoveries: dict[TaskId, Recovery] = field(default_factory=dict[TaskId, Recovery])
+    """What each task's owner has told last."""
+
+    @property
+    def rto_ms(self) -> int:
+        """The shortest that a worker was given; 0: none."""
+        return min((told.rto_ms for told in self.recoveries.values() if told.rto_ms), default=0)
 
     def hear(self, said: Said, time_ms: int) -> None:
         last = self.last
@@ -52,6 +59,8 @@ class ControlTold:
                     last.stored.add(said.task)
             case Cut() if last is not None and said.barrier == last.number:
                 last.cuts.add(said.task)
+            case Recovery():
+                self.recoveries[said.task] = said
             case Complete() if last is not None and said.barrier == last.number:
                 last.state, last.decided_ms = "complete", said.time_ms
             case Abandon() if last is not None and said.barrier == last.number:

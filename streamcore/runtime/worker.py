@@ -40,6 +40,7 @@ from streamcore.errors import (
 from streamcore.log.port import Consumer, Log, Run, TopicInfo
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.barriers import Barriers
+from streamcore.runtime.budget import Rpo
 from streamcore.runtime.checkpoints import Checkpointing, Checkpoints
 from streamcore.runtime.commit import Committer
 from streamcore.runtime.coordinator import Coordinator
@@ -80,6 +81,8 @@ class WorkerSettings:
     slot: Slot = FIRST_SLOT
     state_dir: Path = Path(".streamcore")
     commit_interval_ms: int = limits.COMMIT_INTERVAL_MS
+    rpo_ms: int = 0
+    """How long input may stay uncommitted; 0: as long as the interval says."""
     mode: Mode = "exactly-once"
     replication: int | None = None
     """Of the internal topics; None: the broker's default."""
@@ -116,6 +119,7 @@ class Worker:
         self._stores = stores or RocksStores(settings.state_dir, plan.job, settings.slot)
         self._waiting: deque[tuple[Task, Run, int]] = deque()
         self._outage = Outage(clock, entropy)
+        self._rpo = Rpo(settings.rpo_ms, metrics)
         self._cutting: Cutting | None = None
         self._narrow = False
         """An epoch was undone: the next ends with its first slice, so that what cannot be done together is done at
@@ -366,11 +370,12 @@ class Worker:
 
     def _interval_s(self) -> float:
         wanted_s = max(self._settings.commit_interval_ms / 1000, limits.COMMIT_TIME_RATIO * self._commit_average_s)
-        return min(wanted_s, limits.COMMIT_INTERVAL_MAX_MS / 1000)
+        return self._rpo.interval_s(min(wanted_s, limits.COMMIT_INTERVAL_MAX_MS / 1000), self._commit_average_s)
 
     def _commit(self, also: Sequence[Task] = ()) -> None:
         """Every open epoch, and empty ones of the tasks that have something to say."""
         touched = self._owned.touched
+        fed = bool(touched)
         touched += [task for task in also if not task.touched]
         if not touched:
             return
@@ -383,7 +388,11 @@ class Worker:
             taken = self._clock.monotonic_s() - begun
             self._trim.after_commit(self._owned)
             self._commit_average_s += (taken - self._commit_average_s) / 8
+            if fed:
+                self._rpo.committed(self._epoch_begun_s, begun + taken)
         undone = [task for task in touched if task not in decided]
+        if undone and fed:
+            self._rpo.undone(self._epoch_begun_s)
         self._narrow = bool(undone)
         self._forget_waiting(undone)
         self._after_commit(decided, undone)
@@ -411,6 +420,7 @@ class Worker:
     def _undo(self, why: Exception) -> None:
         touched = self._owned.touched
         self._committer.undo(touched, why)
+        self._rpo.undone(self._epoch_begun_s)
         self._narrow = True
         self._forget_waiting(touched)
         self._after_commit((), touched)
@@ -469,6 +479,7 @@ class Worker:
     def _let_go(self) -> None:
         self._waiting.clear()
         self._paused = False
+        self._rpo.forget()
         self._owned.let_go()
         if self._cutting is not None:
             self._cutting.drop()
