@@ -37,7 +37,7 @@ from streamcore.runtime.gathering import Gathering
 from streamcore.runtime.mapping import ResumePlan, StagePlan, misfits
 from streamcore.runtime.reset import ResetPlan, reset
 from streamcore.runtime.start import Start
-from streamcore.runtime.topics import prepare
+from streamcore.runtime.topics import prepare, refuse_missing
 from streamcore.state.frames import Frame
 from streamcore.state.frames import encode as encode_frame
 from streamcore.state.store import EpochMark
@@ -152,6 +152,8 @@ class Resuming:
 
     def _refuse(self, resume: ResumePlan, topics: Mapping[str, TopicInfo]) -> None:
         """By what there is of the topics."""
+        if self._auto_partitions is None:
+            refuse_missing(self._plan, topics)
         for error in misfits(resume, {name: info.partitions for name, info in topics.items()}):
             raise error
         for error in lost_offsets(self._admin, resume, topics):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Final, NoReturn
+from typing import Final
 
 from streamcore import limits
 from streamcore.errors import StateMismatch, TopicError
@@ -50,8 +50,8 @@ def prepare(
         raise StateMismatch(*lost_stage(plan, stage))
     wanted = dict.fromkeys([*plan.source_topics, *plan.sink_topics, *plan.dead_letter_topics])
     missing = [name for name in wanted if name not in found]
-    if missing and auto_partitions is None:
-        _refuse(plan, missing)
+    if auto_partitions is None:
+        refuse_missing(plan, found)
     for name in missing:
         found[name] = admin.create(name, auto_partitions or 1, {})
     counts = [found[name].partitions for name in plan.source_topics]
@@ -87,9 +87,12 @@ def lost_stage(plan: Plan, stage: str) -> tuple[str, str]:
     )
 
 
-def _refuse(plan: Plan, missing: list[str]) -> NoReturn:
-    commands = "; ".join(f"streamcore topics create {name} --partitions N --kafka HOST:PORT" for name in missing)
-    raise TopicError(f"job {plan.job}: no such topic: {', '.join(missing)}", f"create what is missing: {commands}")
+def refuse_missing(plan: Plan, found: Iterable[str]) -> None:
+    """Raises TopicError when a user's topic is not there."""
+    missing = sorted({*plan.source_topics, *plan.sink_topics, *plan.dead_letter_topics} - set(found))
+    if missing:
+        commands = "; ".join(f"streamcore topics create {name} --partitions N --kafka HOST:PORT" for name in missing)
+        raise TopicError(f"job {plan.job}: no such topic: {', '.join(missing)}", f"create what is missing: {commands}")
 
 
 def _ensure(

@@ -128,6 +128,14 @@ def test_nothing_goes_when_a_source_has_other_partitions_than_the_savepoint(stop
     assert stopped.admin.topics() == before
 
 
+def test_nothing_goes_when_a_topic_of_the_users_is_missing(stopped: Cluster) -> None:
+    stopped.admin.delete(["counts"])
+    before = stopped.admin.topics()
+    with pytest.raises(TopicError, match="no such topic: counts"):
+        resume(stopped, word_count())
+    assert stopped.admin.topics() == before
+
+
 def test_a_job_with_a_member_is_not_begun(stopped: Cluster) -> None:
     worker = stopped.worker(word_count())
     stopped.run(worker, 20)
