@@ -123,6 +123,12 @@ JOURNAL_MILESTONE_BYTES = 256 << 20
 JOURNAL_BOUND_BYTES = 64 << 30
 """A task's journal since its newest checkpoint: beyond it the job stops, as no takeover would come to its end."""
 DRILL_INTERVAL_S = 3_600.0
+DIGEST_SHARE = 0.01
+"""Of a worker's time that may go into digests of its tasks' states at their cuts; see runtime.digests."""
+DIGEST_S = 2.0
+"""One that takes longer is given up."""
+DIGEST_BYTES = 256 << 20
+"""A state of more, in files, is not tried."""
 SWEEP_BARRIERS = 20
 """Unnamed objects are looked for after so many completed barriers."""
 CONTROL_KEPT = 100
@@ -137,12 +143,6 @@ JOURNAL_PARTS = 256
 FRAME_RECORDS = 8_192
 """Of a shuffle. A message is processed in one turn of the loop: slow functions must not outlast max.poll.interval."""
 STATE_VALUE_BYTES = 700 << 10
-DIGEST_SHARE = 0.01
-"""Of a worker's time that may go into digests of its tasks' states at their cuts; see runtime.digests."""
-DIGEST_S = 2.0
-"""One that takes longer is given up."""
-DIGEST_BYTES = 256 << 20
-"""A state of more, in files, is not tried."""
 STATE_KEY_BYTES = 16 << 10
 MESSAGE_BYTES = 16 << 20
 """What the client lets through; the topic's own max.message.bytes is the narrower bound."""

@@ -16,6 +16,7 @@ from typing import Annotated, Final
 
 import typer
 
+from streamcore import limits
 from streamcore.checkpoint.collect import Retention
 from streamcore.cli.beside import Beside
 from streamcore.cli.connect import (
@@ -34,7 +35,7 @@ from streamcore.clock import SystemClock, SystemEntropy
 from streamcore.codecs import kinds
 from streamcore.config import Settings, load
 from streamcore.errors import EXIT_DONE, EXIT_HUNG, SettingsError
-from streamcore.log.port import Admin
+from streamcore.log.port import Admin, Log
 from streamcore.observe.metrics import Metrics, MetricsServer
 from streamcore.runtime.budget import Promised
 from streamcore.runtime.checkpoints import Checkpointing
@@ -173,7 +174,7 @@ def _alone(wanted: Wanted) -> int:
         patiently(lambda: _prepare(wanted, admin), "the log does not answer yet", clock, entropy)
         metrics = Metrics()
         stores = RocksStores(settings.worker.state_dir, plan.job, Slot(settings.worker.slot))
-        checkpointing = _checkpointing(settings, stores)
+        checkpointing = _checkpointing(settings, stores, log)
         if link is None:
             _warn_of_checkpoints(settings)
         watchdog = Watchdog(clock, lambda: os._exit(EXIT_HUNG))
@@ -239,7 +240,7 @@ def _worker_settings(settings: Settings) -> WorkerSettings:
     )
 
 
-def _checkpointing(settings: Settings, stores: RocksStores) -> Checkpointing | None:
+def _checkpointing(settings: Settings, stores: RocksStores, log: Log) -> Checkpointing | None:
     store, wanted = checkpoint_store(settings), settings.checkpoints
     if store is None or settings.guarantee.mode != "exactly-once":
         return None
@@ -252,6 +253,8 @@ def _checkpointing(settings: Settings, stores: RocksStores) -> Checkpointing | N
         milestone_records=wanted.journal_milestone_records,
         bound_bytes=wanted.journal_bound_bytes,
         drill_every_s=wanted.drill / 1000,
+        log=log,
+        digest_share=limits.DIGEST_SHARE,
         promised=Promised(settings.guarantee.rpo, settings.guarantee.rto),
     )
 

@@ -210,11 +210,18 @@ CHECKPOINT_FAILED: Final = Spec(
 DRILLS: Final = Spec(
     "streamcore_checkpoint_drills",
     "counter",
-    "Retained checkpoints restored into a scratch directory to see whether they are whole, by outcome: whole, damaged, "
-    "unknown",
-    "damaged: the log names checkpoint and object; `streamcore checkpoints verify JOB` looks at all. unknown: the "
-    "store does not answer, or the state directory's disk is full.",
+    "Retained checkpoints restored into a scratch directory, and the journal replayed behind them, by outcome: whole, "
+    "damaged, differs, unknown",
+    "damaged: the log names checkpoint and object; `streamcore checkpoints verify JOB` looks at all. differs: what was "
+    "restored and replayed is not what the task recorded (a state digest, an epoch's mark): keep the store and the "
+    "journals, and report it. unknown: store or log do not answer, or the state directory's disk is full.",
     ("outcome",),
+)
+DRILLED_EPOCHS: Final = Spec(
+    "streamcore_checkpoint_drill_epochs",
+    "counter",
+    "Epochs of journals that drills replayed behind a restored checkpoint, their marks compared",
+    "Drills do their work. It stands still where no drill finds a checkpoint of the present lineage.",
 )
 RESTORE_S: Final = Spec(
     "streamcore_restore_seconds",
@@ -274,8 +281,8 @@ OVER_RPO: Final = Spec(
 CATALOG: Final = (
     RECORDS_IN, RECORDS_OUT, LAG, TASKS, EPOCHS, ABORTED, UNKNOWN, COMMIT_S, BATCH, OVERLAY, JOURNAL, REPLAY_S,
     REPLAYED, STATE_REBUILT, REBALANCES, DEDUPE, DEAD_LETTERS, SKIPPED, RERUNS, PAUSES, PRODUCERS,
-    CHECKPOINT_S, SNAPSHOT_S, CHECKPOINT_NEW, CHECKPOINT_BYTES, CHECKPOINT_FAILED, DRILLS, RESTORE_S, BARRIERS, HELD_S,
-    RECOVERY_S, RTO_LEFT_S, OVER_RTO, UNCOMMITTED_S, OVER_RPO,
+    CHECKPOINT_S, SNAPSHOT_S, CHECKPOINT_NEW, CHECKPOINT_BYTES, CHECKPOINT_FAILED, DRILLS, DRILLED_EPOCHS, RESTORE_S,
+    BARRIERS, HELD_S, RECOVERY_S, RTO_LEFT_S, OVER_RTO, UNCOMMITTED_S, OVER_RPO,
 )  # fmt: skip
 
 

@@ -54,6 +54,7 @@ class Metrics:
         self._checkpoint_bytes = self._gauge(catalog.CHECKPOINT_BYTES)
         self._checkpoint_failed = self._counter(catalog.CHECKPOINT_FAILED)
         self._drills = self._counter(catalog.DRILLS)
+        self._drilled_epochs = self._counter(catalog.DRILLED_EPOCHS)
         self._restore_s = self._histogram(catalog.RESTORE_S)
         self._barriers = self._counter(catalog.BARRIERS)
         self._held_s = self._histogram(catalog.HELD_S)
@@ -160,8 +161,10 @@ class Metrics:
     def checkpoint_failed(self, cause: str) -> None:
         self._checkpoint_failed.labels(cause).inc()
 
-    def drilled(self, outcome: Literal["whole", "damaged", "unknown"]) -> None:
+    def drilled(self, outcome: Literal["whole", "damaged", "differs", "unknown"], epochs: int = 0) -> None:
+        """`epochs`: of the journal, replayed behind the checkpoint."""
         self._drills.labels(outcome).inc()
+        self._drilled_epochs.inc(epochs)
 
     def restored(self, seconds: float) -> None:
         self._restore_s.observe(seconds)

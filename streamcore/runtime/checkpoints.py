@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -26,7 +26,7 @@ from streamcore.checkpoint.manifest import Layout, load
 from streamcore.checkpoint.owner import claim
 from streamcore.checkpoint.restore import Restorer
 from streamcore.checkpoint.savepoint import SavedStage, SavedStep, SavedTask, Savepoint, write
-from streamcore.checkpoint.snapshot import SUFFIX, Form, Snapshot, rocks, take
+from streamcore.checkpoint.snapshot import SUFFIX, Form, Opener, Snapshot, rocks, rocks_to_go_on, take
 from streamcore.checkpoint.store import CheckpointStore
 from streamcore.checkpoint.upload import Facts, Uploaded, Uploader
 from streamcore.checkpoint.verify import Verifier
@@ -39,13 +39,15 @@ from streamcore.errors import (
     RetryError,
     StreamcoreError,
 )
-from streamcore.log.port import Admin
+from streamcore.log.port import Admin, Log
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.barriers import Barrier, BarrierState
 from streamcore.runtime.budget import Behind, Promised, Rates, Rto
 from streamcore.runtime.control import Recovery
 from streamcore.runtime.cutting import Checkpointed, Unstored
-from streamcore.runtime.drill import Drill
+from streamcore.runtime.digests import Digests
+from streamcore.runtime.drill import Drill, Drilling
+from streamcore.runtime.rehearsal import Rehearsal
 from streamcore.runtime.restores import Restores
 from streamcore.runtime.task import Task
 from streamcore.topology.nodes import Node, Process
@@ -89,6 +91,11 @@ class Checkpointing:
     bound_bytes: int = 0
     """A task's journal since its newest checkpoint is longer: the job stops. 0: no bound."""
     drill_every_s: float = 0.0
+    log: Log | None = None
+    """For drills, which replay journals too; None: they restore, and no more."""
+    opener: Opener = rocks_to_go_on
+    digest_share: float = 0.0
+    """Of a worker's time that may go into digests of states, for drills to compare. 0: none are recorded."""
     restores: Restores = field(default_factory=Restores)
     promised: Promised | None = None
     """What is kept to, and told. None: nothing."""
@@ -101,6 +108,9 @@ class Checkpointing:
 
     def verifier(self, clock: Clock, entropy: Entropy) -> Verifier:
         return Verifier(self.store, clock, entropy, form=self.form, threads=2 if self.beside else 0)
+
+    def rehearsal(self, job: str, clock: Clock) -> Rehearsal | None:
+        return None if self.log is None else Rehearsal(self.log, self.store, job, clock, self.opener)
 
     def work(self, name: str) -> Work[object]:
         return Beside(name) if self.beside else Inline(name)
@@ -204,6 +214,7 @@ class Checkpoints:
         """Of each task's newest checkpoint, as far as it is known."""
         self._epoch_bytes: dict[TaskId, int] = {}
         """In its journal, as its owner has told last."""
+        self._digests = Digests(how.form, how.digest_share, clock)
         self._drill = Drill(
             plan.job,
             how.store,
@@ -214,6 +225,7 @@ class Checkpoints:
             entropy.random(),
             metrics,
             how.rates,
+            how.rehearsal(plan.job, clock),
         )
 
     # --- the Checkpointer ---------------------------------------------------------------------------------------
@@ -224,7 +236,10 @@ class Checkpoints:
             self._identity, lineage = self._admin.topics([control])[control].topic_id, tasks[0].lineage
             self._chores["claim"] = lambda: self._claim(lineage)
             self._next()
-        self._drilled(self._drill.step([(task.id, self._how.folders.folder(task.id)) for task in tasks]))
+        folder = self._how.folders.folder
+        self._drilled(
+            self._drill.step([Drilling(task.id, folder(task.id), task.store.steps, task.mark) for task in tasks])
+        )
         bound = self._how.bound_bytes
         for task in tasks:
             if bound and task.tail.size_bytes > bound:
@@ -388,7 +403,8 @@ class Checkpoints:
         """On the other thread."""
         try:
             self._claim(waiting.snapshot.mark.lineage)
-            return uploader.upload(waiting.snapshot, waiting.facts)
+            digest = self._digests.of(waiting.task, waiting.snapshot)
+            return uploader.upload(waiting.snapshot, replace(waiting.facts, digest=digest))
         finally:
             waiting.snapshot.delete()
 
