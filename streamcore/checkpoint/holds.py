@@ -2,7 +2,8 @@
 
     JOB/holds/NAME.json   {"format": 1, "job": …, "name": …, "manifests": [KEY, …]}   created once
 
-A hold is put while its manifests are the newest of their tasks, which are never collected; so it cannot come too late.
+A hold is put while its manifests are the newest of their tasks, which are never collected, or (by an upgrade) before
+they are there; so it cannot come too late.
 """
 
 from __future__ import annotations

@@ -6,17 +6,28 @@ import re
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from streamcore import limits
 from streamcore.checkpoint.manifest import Manifest
+from streamcore.checkpoint.savepoint import SavedStage, SavedTask, Savepoint
 
 PAGE = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
 
 
-def test_the_page_names_every_member_of_a_manifest_in_order() -> None:
-    table = PAGE.partition("| member |")[2].partition("\n\n")[0]
+@pytest.mark.parametrize(
+    ("heading", "of"),
+    [
+        ("member", Manifest),
+        ("savepoint's member", Savepoint),
+        ("STAGE's member", SavedStage),
+        ("TASK's member", SavedTask),
+    ],
+)
+def test_the_page_names_every_member_in_order(heading: str, of: type[msgspec.Struct]) -> None:
+    table = PAGE.partition(f"| {heading} |")[2].partition("\n\n")[0]
     told = [name for line in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", line.split("|")[1])]
-    assert told == [field.encode_name for field in msgspec.structs.fields(Manifest)]
+    assert told == [field.encode_name for field in msgspec.structs.fields(of)]
 
 
 def test_the_page_tells_the_times_that_are_set() -> None:
