@@ -35,7 +35,8 @@ from streamcore.runtime.resume import Resuming, ran_on
 Repeats = Annotated[
     bool, typer.Option("--accept-repeats", help="What the job wrote since the savepoint may come again.")
 ]
-SCRATCH: Final = "resuming"
+SCRATCH: Final = "resuming.local"
+"""No job can have this name."""
 
 
 @looking

@@ -49,7 +49,8 @@ Where = Annotated[
 Stop = Annotated[bool, typer.Option("--stop", help="The job's workers end at the savepoint.")]
 Wait = Annotated[int, typer.Option("--wait", metavar="S", min=1, max=86_400, help="Seconds to wait for it.")]
 WAIT_S: Final = 180
-SCRATCH: Final = "upgrading"
+SCRATCH: Final = "upgrading.local"
+"""No job can have this name."""
 
 
 @app.command("create")

@@ -6,8 +6,10 @@ of its own (first bytes from 0xF0 on) comes together where two tasks become one.
 
 from __future__ import annotations
 
+import fcntl
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -18,9 +20,10 @@ from streamcore.checkpoint.snapshot import SUFFIX, take
 from streamcore.checkpoint.store import CheckpointStore
 from streamcore.checkpoint.upload import Facts, Uploaded, Uploader
 from streamcore.clock import Clock, Entropy
-from streamcore.errors import CheckpointDamaged, invariant
+from streamcore.errors import CheckpointDamaged, StateDirError, invariant
 from streamcore.inbox.buckets import TIMELINE_KEY, merged_timelines
 from streamcore.runtime.mapping import StagePlan
+from streamcore.state import directory
 from streamcore.state.rocks import RocksStore
 from streamcore.state.rows import VERSIONS_KEY, check_versions, merged_versions
 from streamcore.state.store import RESERVED, Delta, EpochMark, Store
@@ -35,6 +38,30 @@ MERGED: Final[Mapping[bytes, Callable[[bytes, bytes], bytes]]] = {
     VERSIONS_KEY: merged_versions,
     TIMELINE_KEY: merged_timelines,
 }
+
+
+@contextmanager
+def own(scratch: Path) -> Generator[None]:
+    """The directory is one command's while the `with` lasts (flock on `SCRATCH.lock`), and gone afterwards: two would
+    read each other's downloads. Raises StateDirError."""
+    lock = scratch.with_name(f"{scratch.name}.lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = lock.open("a")
+    except OSError as error:
+        raise directory.unusable(lock, "writing", error.strerror or str(error)) from error
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise StateDirError(
+                f"another command works in {scratch}", "wait for it, or give this one a --state-dir of its own"
+            ) from error
+        try:
+            shutil.rmtree(scratch, ignore_errors=True)
+            yield
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 class Fetched:
@@ -69,7 +96,7 @@ class Fetched:
 
 
 class Gathering:
-    """The state of a plan's tasks. One thread; `scratch` is whoever made this one's to delete."""
+    """The state of a plan's tasks. One thread; `scratch` is the caller's `own`."""
 
     def __init__(
         self,

@@ -19,7 +19,6 @@ the while no worker begins the job empty:
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ from streamcore.clock import Clock, Entropy
 from streamcore.errors import OffsetsLost, invariant
 from streamcore.log.metadata import RESUMING
 from streamcore.log.port import Admin, Log, OffsetCommit, Receipt, TopicInfo
-from streamcore.runtime.gathering import Gathering
+from streamcore.runtime.gathering import Gathering, own
 from streamcore.runtime.mapping import ResumePlan, StagePlan, misfits
 from streamcore.runtime.reset import ResetPlan, reset
 from streamcore.runtime.start import Start
@@ -130,6 +129,10 @@ class Resuming:
     def begin(self, resume: ResumePlan, cleared: ResetPlan | None = None) -> None:
         """`cleared`: what the job has now, and what is to go. Raises what log and stores raise; and, before anything
         goes, TopicError (a source topic is not as it was), OffsetsLost (the job has begun), CheckpointStoreTaken."""
+        with own(self._scratch):
+            self._begin(resume, cleared)
+
+    def _begin(self, resume: ResumePlan, cleared: ResetPlan | None) -> None:
         now = self._admin.topics()
         if cleared is not None:
             now = {name: info for name, info in now.items() if name not in cleared.topics}
@@ -142,11 +145,8 @@ class Resuming:
         topics = self._prepared(resume)
         self._announce(resume, topics)
         self._claim(resume.savepoint, topics[control_topic(self._plan.job)].topic_id)
-        try:
-            tasks = [task for each in resume.stages if each.saved is not None for task in self._tasks(each)]
-            self._genesis(tasks, topics)
-        finally:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        tasks = [task for each in resume.stages if each.saved is not None for task in self._tasks(each)]
+        self._genesis(tasks, topics)
 
     # --- 2 clear --------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from streamcore.checkpoint.upload import Facts, Uploader
 from streamcore.checkpoint.verify import state_digest
 from streamcore.clock import Clock, Entropy
 from streamcore.errors import CheckpointDamaged, SettingsError, StateMismatch, invariant
-from streamcore.runtime.gathering import Fetched, all_keys, bookkeeping, chunks
+from streamcore.runtime.gathering import Fetched, all_keys, bookkeeping, chunks, own
 from streamcore.runtime.mapping import ResumePlan, StagePlan
 from streamcore.state.rewriting import Rewriting
 from streamcore.state.rocks import RocksStore
@@ -77,6 +77,10 @@ class Upgrading:
     def write(self, resume: ResumePlan, name: str) -> Upgraded:
         """Raises SettingsError (there is a savepoint `name`), StateMismatch (a row that an upgrade does not take: task,
         step, key and versions are named), CheckpointDamaged, StateDirError, and what the store raises."""
+        with own(self._scratch):
+            return self._write(resume, name)
+
+    def _write(self, resume: ResumePlan, name: str) -> Upgraded:
         old = resume.savepoint
         key = savepoints.key_of(old.job, name)
         if self._store.stat(key) is not None:
@@ -91,7 +95,6 @@ class Upgrading:
             self._take_back(key)
             raise
         finally:
-            shutil.rmtree(self._scratch, ignore_errors=True)
             holds.drop(self._store, old.job, HOLD + name)
         return Upgraded(savepoints.load(self._store, old.job, name), len(self._made), self._rows)
 
@@ -193,10 +196,10 @@ class Upgrading:
             if state is not None:
                 self._rewrite(delta, state)
             store.apply({step: delta}, mark)
-        own = bookkeeping(source, step)
+        kept = bookkeeping(source, step)
         if state is not None:
-            own[VERSIONS_KEY] = state.versions
-        store.apply({step: Delta(list(own), list(own.values()))}, mark)
+            kept[VERSIONS_KEY] = state.versions
+        store.apply({step: Delta(list(kept), list(kept.values()))}, mark)
         self._check(store, step, state, count)
         return count
 

@@ -8,7 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from streamcore.cli.main import app
+from streamcore.errors import EXIT_STOP
+from streamcore.runtime.resume import Resuming
 from streamcore.types import Partition, TopicPartition
 from tests.kafka.test_checkpoints import SHUFFLE, Keeping
 from tests.kafka.test_command_line import eventually, some_lines
@@ -82,6 +86,50 @@ def test_a_savepoint_begins_another_job_and_refuses_to_repeat_its_own(keeping: K
     worker = keeping.run()
     eventually(lambda: True if len(keeping.read()) > before else None)
     keeping.until_counted(lines)
+    keeping.stop(worker)
+
+
+class Died(Exception):
+    pass
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("step", ["_prepared", "_genesis"])
+def test_a_resume_that_dies_is_given_again_and_no_worker_begins_meanwhile(
+    keeping: Keeping, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """`_prepared`: the internal topics are gone, and the offsets of the shuffle with its topic."""
+    lines = some_lines(1_000)
+    worker = keeping.run()
+    fed(keeping, lines[:500])
+    keeping.until_counted(lines[:500])
+    keeping("savepoint", "create", keeping.job, "good", "--stop")
+    assert worker.wait(timeout=60) == 0, keeping.errors()[-3000:]
+    admin = keeping.log.admin()
+    eventually(lambda: True if not admin.members(keeping.job) else None)
+    admin.close()
+    assert "fits the code" in keeping("check", "count.py:job", "--against", "good", "--partitions", "3")
+    again = ("resume", "count.py:job", "--from", "good", "--partitions", "3", "--yes")
+    with monkeypatch.context() as patch:
+
+        def dies(*_: object) -> None:
+            raise Died
+
+        patch.setattr(Resuming, step, dies)
+        patch.chdir(keeping.directory)
+        result = CliRunner().invoke(app, [*again, "--kafka", keeping.bootstrap])
+        assert isinstance(result.exception, Died), result.output
+    fed(keeping, lines[500:])
+    assert keeping.run().wait(timeout=60) == EXIT_STOP
+    assert "is to begin from a savepoint" in keeping.errors()
+    admin = keeping.log.admin()
+    eventually(lambda: True if not admin.members(keeping.job) else None)
+    admin.close()
+    keeping(*again)
+    worker = keeping.run()
+    keeping.until_counted(lines)
+    keeping.refuse_repeats()
+    assert shuffle_partitions(keeping) == 3
     keeping.stop(worker)
 
 

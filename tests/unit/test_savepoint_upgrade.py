@@ -18,8 +18,15 @@ from streamcore.checkpoint.memory import MemoryObjects
 from streamcore.checkpoint.verify import Verifier
 from streamcore.cli.main import app
 from streamcore.clock import SeededEntropy
-from streamcore.errors import EXIT_STOP, CheckpointStoreError, SettingsError, StateMismatch, StreamcoreError
-from streamcore.runtime.gathering import Fetched, all_keys, chunks
+from streamcore.errors import (
+    EXIT_STOP,
+    CheckpointStoreError,
+    SettingsError,
+    StateDirError,
+    StateMismatch,
+    StreamcoreError,
+)
+from streamcore.runtime.gathering import Fetched, all_keys, chunks, own
 from streamcore.runtime.mapping import Changes, plan_resume
 from streamcore.runtime.upgrade import Upgraded, Upgrading
 from streamcore.state.keys import decode_at
@@ -279,9 +286,11 @@ def latest(cluster: Cluster) -> dict[str, int]:
     return found
 
 
-def test_the_scratch_directory_is_deleted(mixed: Cluster) -> None:
+def test_two_commands_do_not_work_in_one_place(mixed: Cluster) -> None:
+    with own(mixed.path / "upgrading"), pytest.raises(StateDirError, match="another command works in"):
+        upgraded(mixed, job(Seen3, "total"))
     upgraded(mixed, job(Seen3, "total"))
-    assert list(Path(mixed.path).glob("upgrading*")) == []
+    assert not (mixed.path / "upgrading").exists()
 
 
 CODE = """
