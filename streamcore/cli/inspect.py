@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 import typer
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from streamcore.checkpoint import savepoint as savepoints
 from streamcore.cli.connect import EMBEDDED, administered, opened, required_store
+from streamcore.cli.estimate import left_of
 from streamcore.cli.load import job_name, load_job
 from streamcore.cli.options import (
     Checkpoints,
@@ -37,7 +39,7 @@ from streamcore.runtime import mapping
 from streamcore.runtime import status as statuses
 from streamcore.runtime.check import Finding
 from streamcore.runtime.mapping import Changes
-from streamcore.runtime.status import JobStatus, TaskStatus
+from streamcore.runtime.status import JobStatus, TaskStatus, together
 from streamcore.runtime.told import BarrierTold
 from streamcore.topology.explain import explain as explained
 from streamcore.topology.plan import Plan
@@ -137,7 +139,8 @@ def explain(
 def status(
     job: JobName, kafka: Kafka = None, state_dir: StateDir = None, as_json: Json = False, config: Config = None
 ) -> None:
-    """Tasks, owners, epochs, lag, last commits, checkpoints, the last barrier. Works beside a running job."""
+    """Tasks, owners, epochs, lag, last commits, checkpoints, what a takeover would take and leave of the RTO, the last
+    barrier. Works beside a running job."""
     settings = load(config, {"kafka.bootstrap": kafka, "worker.state_dir": state_dir})
     clock = SystemClock()
     with opened(settings, clock, read_only=True) as log, administered(log) as admin:
@@ -163,6 +166,18 @@ def _facts(task: TaskStatus, barrier: BarrierTold | None) -> dict[str, object]:
         "barrier": barrier.number if barrier else None,
         "barrier_state": barrier.state if barrier else None,
         "trouble": task.trouble,
+        **_recovery_facts(task),
+    }
+
+
+def _recovery_facts(task: TaskStatus) -> dict[str, object]:
+    found = task.recovery
+    return {
+        "recovery_local_s": round(found.local_s, 3) if found else None,
+        "recovery_other_s": round(found.other_s, 3) if found else None,
+        "rto_s": found.rto_s if found and found.rto_s else None,
+        "rto_left_s": round(found.rto_s - found.other_s, 3) if found and found.rto_s else None,
+        "rates_measured": found.measured if found else None,
     }
 
 
@@ -170,7 +185,7 @@ def _print(found: JobStatus, now_ms: int) -> None:
     table = Table(
         title=f"job {found.job}: {len(found.members)} workers, {len(found.tasks)} tasks", title_justify="left"
     )
-    for name in ("stage", "partition", "owner", "epoch", "lag", "last commit", "checkpoint"):
+    for name in ("stage", "partition", "owner", "epoch", "lag", "last commit", "checkpoint", "recovery"):
         table.add_column(name, justify="right" if name in ("partition", "epoch", "lag") else "left")
     for task in found.tasks:
         table.add_row(
@@ -181,10 +196,27 @@ def _print(found: JobStatus, now_ms: int) -> None:
             f"{task.lag:,}",
             task.trouble or ago(task.committed_ms, now_ms),
             _checkpoint(task, now_ms),
+            "–" if task.recovery is None else f"{task.recovery.local_s:.1f} s / {task.recovery.other_s:.1f} s",
         )
     Console().print(table)
     if found.barrier is not None:
         typer.echo(_barrier(found.barrier, now_ms))
+    for line in _budgets(found.tasks):
+        typer.echo(line)
+
+
+def _budgets(tasks: Sequence[TaskStatus]) -> list[str]:
+    """A worker's tasks are taken over together."""
+    told = [task.recovery for task in tasks if task.recovery is not None]
+    if not told:
+        return []
+    rates = "measured" if all(each.measured for each in told) else "assumed (no takeover or drill has measured them)"
+    lines = [f"recovery: on the machine with the state / on another one, at {rates} rates"]
+    rto_s = min((each.rto_s for each in told if each.rto_s), default=0.0)
+    for owner, (count, seconds) in sorted(together(tasks).items()):
+        left = left_of(rto_s, seconds)
+        lines.append(f"{owner}: its {count} tasks together {seconds:.1f} s on another machine{left}")
+    return lines
 
 
 def _checkpoint(task: TaskStatus, now_ms: int) -> str:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from streamcore import limits
 from streamcore.observe.metrics import Metrics
@@ -28,6 +29,9 @@ from streamcore.runtime.control import Recovery
 from streamcore.types import TaskId
 
 logger = logging.getLogger(__name__)
+
+LEAST: Final = 0.02
+"""Of the RTO, in replay: where a restore leaves little room, a barrier's own frames must not make another one due."""
 
 
 @dataclass
@@ -130,11 +134,11 @@ class Rto:
         if self._rto_s:
             self._tell(tasks, other_s, trouble)
         uncut_s = rates.replay_s(sum(task.uncut for task in tasks.values()))
-        if self._room_s <= 0 or uncut_s < self._room_s / 2:
+        if self._room_s <= 0 or uncut_s < max(self._room_s / 2, LEAST * self._rto_s):
             return ""
         return (
-            f"the journals of {len(tasks)} tasks would take {uncut_s:.1f} s to replay, half of what the RTO of "
-            f"{self._rto_s:g} s leaves for it"
+            f"the journals of {len(tasks)} tasks would take {uncut_s:.1f} s to replay, and the RTO of "
+            f"{self._rto_s:g} s leaves {self._room_s:.1f} s for it"
         )
 
     def alone(self, uncut_bytes: int) -> bool:

@@ -24,7 +24,7 @@ from streamcore import limits
 from streamcore.clock import Clock
 from streamcore.errors import OffsetsLost
 from streamcore.log.port import Log, Reader
-from streamcore.runtime.barriers import Barrier, Barriers
+from streamcore.runtime.barriers import Barrier, Barriers, BarrierState
 from streamcore.runtime.control import Cut, Failed, Recovery, Request, Start, Stored, decode, encode
 from streamcore.runtime.coordinator import Coordinator, Decision
 from streamcore.runtime.task import Task
@@ -162,8 +162,11 @@ class Cutting:
         self._look_for_the_stop()
 
     def _ask(self, tasks: Sequence[Task], why: str) -> None:
-        """For a barrier before its time: of our own coordinator, or, once for each barrier, of another worker's."""
-        number = self.barriers.next_number
+        """For a barrier before its time: of our own coordinator, or, once for each barrier, of another worker's. Behind
+        one that was abandoned the timer has its say: what was wrong may be so for long."""
+        number, last = self.barriers.next_number, self.barriers.last
+        if last is not None and last.state is BarrierState.ABANDONED:
+            return
         if any(task.id == self._coordinator.task for task in tasks):
             self._coordinator.wanted = True
         elif self.barriers.open is not None or self.barriers.requests or self._asked_for == number:

@@ -3,8 +3,11 @@
     this machine     the frames since the last commit that its disk holds: next to none, the time to fence and seek
     another machine  the newest checkpoint restored, and the journal behind it replayed
 
+A worker's tasks are taken over together: their restores and replays add up, and that is what is held against an RTO.
+
 The rates are this job's own, measured here and now: a part of a checkpoint is read and hashed, a part of a journal is
-read, decoded and applied to a store in memory. Reads, changes nothing; works beside a running job.
+read, decoded and applied to a store in memory. What is too little to measure on goes at the rate that workers have
+told, or else at an assumed one. Reads, changes nothing; works beside a running job.
 """
 
 from __future__ import annotations
@@ -21,16 +24,16 @@ from streamcore.errors import CheckpointDamaged
 from streamcore.log import metadata
 from streamcore.log.metadata import Metadata
 from streamcore.log.port import Admin, Log
+from streamcore.runtime.budget import Rates
 from streamcore.runtime.status import JobTopics, require
+from streamcore.runtime.told import look
 from streamcore.state.frames import FrameAssembler
 from streamcore.state.memory import MemoryStore
 from streamcore.state.store import EpochMark
-from streamcore.types import Offset, Partition, TaskId, TopicPartition
+from streamcore.types import Offset, Partition, Slot, TaskId, TopicPartition
 
 SAMPLE_S = 3.0
 """How long a rate is measured, at most."""
-FENCE_S = 0.5
-"""What a takeover takes beside reading: fencing, offsets, seeking (measured on one machine: 0.1 to 0.4 s)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,10 @@ class TaskEstimate:
     """Of the journal, behind the checkpoint."""
     local_s: float
     other_s: float
+    slot: Slot = Slot(0)  # noqa: RUF009
+    """Of the worker that wrote last."""
+    trouble: str = ""
+    """Why `other_s` cannot be told."""
 
     def left_s(self, rto_s: float) -> float:
         """Of the budget, on another machine."""
@@ -55,8 +62,22 @@ class TaskEstimate:
 class Estimate:
     restore_bytes_s: float
     replay_bytes_s: float
-    """0: there was nothing to measure it on."""
+    measured: bool
+    """By us, or by workers; else assumed."""
     tasks: tuple[TaskEstimate, ...]
+    rto_s: float
+    """As the job's workers tell it; 0: they do not, or have none."""
+
+    def together_s(self) -> dict[Slot, float]:
+        """What a takeover of all of a worker's tasks takes on another machine: fencing once."""
+        found: dict[Slot, float] = {}
+        for task in self.tasks:
+            found[task.slot] = found.get(task.slot, limits.TAKEOVER_S) + task.other_s - limits.TAKEOVER_S
+        return found
+
+    def within(self, rto_s: float) -> bool:
+        """What cannot be told is not within it."""
+        return not any(task.trouble for task in self.tasks) and all(s <= rto_s for s in self.together_s().values())
 
 
 @dataclass
@@ -68,6 +89,7 @@ class _Task:
     end: Offset
     read_bytes: int = 0
     read_to: int = 0
+    trouble: str = ""
 
     @property
     def tail_bytes(self) -> int:
@@ -81,18 +103,28 @@ def estimate(log: Log, admin: Admin, job: str, store: CheckpointStore | None, cl
     topics = require(admin, job)
     tasks = _tasks(admin, topics, store)
     replay_s = _read_tails(log, topics, tasks, clock)
-    read = sum(task.read_bytes for task in tasks)
-    replay_rate = read / replay_s if replay_s > 0 and read else 0.0
-    restore_rate = _restore_rate(store, [t.manifest for t in tasks if t.manifest is not None], clock)
-    found = [_estimated(task, restore_rate, replay_rate) for task in tasks]
-    return Estimate(restore_rate, replay_rate, tuple(found))
+    rates = Rates()
+    rates.replayed(sum(task.read_bytes for task in tasks), replay_s)
+    rates.restored(*_restored(store, [t.manifest for t in tasks if t.manifest is not None], clock))
+    told = look(log, admin, job, clock)
+    for recovery in told.recoveries.values():
+        rates.adopt(recovery.restore_bytes_s, recovery.replay_bytes_s)
+    return Estimate(
+        rates.restore_bytes_s or limits.RESTORE_BYTES_S,
+        rates.replay_bytes_s or limits.REPLAY_BYTES_S,
+        rates.measured,
+        tuple(_estimated(task, rates) for task in tasks),
+        told.rto_ms / 1000,
+    )
 
 
-def _estimated(task: _Task, restore_rate: float, replay_rate: float) -> TaskEstimate:
+def _estimated(task: _Task, rates: Rates) -> TaskEstimate:
     size, tail = (task.manifest.size_bytes if task.manifest else 0), task.tail_bytes
-    other_s = FENCE_S + (size / restore_rate if restore_rate else 0.0) + (tail / replay_rate if replay_rate else 0.0)
     key = task.manifest.key if task.manifest else None
-    return TaskEstimate(task.id, task.told.epoch, key, size, tail, FENCE_S, other_s)
+    other_s = rates.takeover_s(size, tail)
+    return TaskEstimate(
+        task.id, task.told.epoch, key, size, tail, limits.TAKEOVER_S, other_s, task.told.slot, task.trouble
+    )
 
 
 def _tasks(admin: Admin, topics: JobTopics, store: CheckpointStore | None) -> list[_Task]:
@@ -103,19 +135,24 @@ def _tasks(admin: Admin, topics: JobTopics, store: CheckpointStore | None) -> li
         first = admin.first_offsets(list(journals.values()))
         for tp, at in admin.committed(topics.job, inputs, limits.CALL_TIMEOUT_S, stable=False).items():
             told = metadata.decode(at.metadata, str(tp))
-            manifest = _manifest(store, told)
+            manifest, trouble = _manifest(store, told)
             start = manifest.journal_end if manifest is not None else first[journals[tp.partition]]
-            found.append(_Task(TaskId(stage, tp.partition), told, manifest, start, told.journal_end))
+            task = _Task(TaskId(stage, tp.partition), told, manifest, start, told.journal_end)
+            if manifest is None and start > 0:
+                trouble = trouble or "no checkpoint of it is known here, and its journal was trimmed"
+            task.trouble = trouble
+            found.append(task)
     return found
 
 
-def _manifest(store: CheckpointStore | None, told: Metadata) -> Manifest | None:
+def _manifest(store: CheckpointStore | None, told: Metadata) -> tuple[Manifest | None, str]:
+    """And why it is not to be had, where the commit names one."""
     if store is None or told.checkpoint is None:
-        return None
+        return None, ""
     try:
-        return load(store, told.checkpoint)
-    except CheckpointDamaged:
-        return None
+        return load(store, told.checkpoint), ""
+    except CheckpointDamaged as error:
+        return None, f"its newest checkpoint is not to be had in {store.place}: {error.what}"
 
 
 def _read_tails(log: Log, topics: JobTopics, tasks: list[_Task], clock: Clock) -> float:
@@ -152,9 +189,10 @@ def _journal(topics: JobTopics, task: _Task) -> TopicPartition:
     return TopicPartition(topics.journals[task.id.stage].name, task.id.partition)
 
 
-def _restore_rate(store: CheckpointStore | None, manifests: list[Manifest], clock: Clock) -> float:
+def _restored(store: CheckpointStore | None, manifests: list[Manifest], clock: Clock) -> tuple[int, float]:
+    """Bytes, and the seconds that they took."""
     if store is None or not manifests:
-        return 0.0
+        return 0, 0.0
     begun_s, size = clock.monotonic_s(), 0
     for manifest in sorted(manifests, key=lambda manifest: -manifest.size_bytes):
         for file in manifest.files:
@@ -163,5 +201,5 @@ def _restore_rate(store: CheckpointStore | None, manifests: list[Manifest], cloc
                 digest.update(chunk)
                 size += len(chunk)
                 if clock.monotonic_s() - begun_s > SAMPLE_S:
-                    return size / (clock.monotonic_s() - begun_s)
-    return size / max(1e-6, clock.monotonic_s() - begun_s)
+                    return size, clock.monotonic_s() - begun_s
+    return size, clock.monotonic_s() - begun_s

@@ -18,6 +18,7 @@ from streamcore.errors import OffsetsLost, StopError, TopicError
 from streamcore.log import metadata
 from streamcore.log.metadata import Metadata
 from streamcore.log.port import Admin, Committed, GroupMember, Log, TopicInfo
+from streamcore.runtime.budget import Foretold, foretold
 from streamcore.runtime.told import BarrierTold, ControlTold, look
 from streamcore.topology.plan import control_topic, journal_topic, shuffle_topic
 from streamcore.types import Epoch, Offset, Partition, TaskId, TopicPartition
@@ -79,6 +80,8 @@ class TaskStatus:
     """Of the newest checkpoint that the last commit names."""
     checkpoint_ms: int | None = None
     """When it was first named; None where the control topic does not tell any more."""
+    recovery: Foretold | None = None
+    """None where the control topic does not tell: no barrier yet, or a job without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +109,22 @@ def status(log: Log, admin: Admin, job: str, clock: Clock) -> JobStatus:
 
 
 def _with_time(task: TaskStatus, told: ControlTold) -> TaskStatus:
-    if task.checkpoint is None:
-        return task
-    return replace(task, checkpoint_ms=told.stored_ms.get((task.task, task.checkpoint)))
+    recovery, by_owner = None, told.recoveries.get(task.task)
+    if by_owner is not None and task.epoch is not None:
+        before = -1 if task.checkpoint is None else task.checkpoint
+        recovery = foretold(by_owner, task.epoch - before)
+    stored_ms = None if task.checkpoint is None else told.stored_ms.get((task.task, task.checkpoint))
+    return replace(task, checkpoint_ms=stored_ms, recovery=recovery)
+
+
+def together(tasks: Sequence[TaskStatus]) -> dict[str, tuple[int, float]]:
+    """By owner: its tasks, and what a takeover of them all takes on another machine, fencing once."""
+    found: dict[str, tuple[int, float]] = {}
+    for task in tasks:
+        if task.recovery is not None:
+            count, seconds = found.get(task.owner, (0, limits.TAKEOVER_S))
+            found[task.owner] = (count + 1, seconds + task.recovery.other_s - limits.TAKEOVER_S)
+    return found
 
 
 def member_name(job: str, member: GroupMember) -> str:
