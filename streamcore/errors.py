@@ -29,7 +29,8 @@
         └── InvariantBroken       a law does not hold: a bug in streamcore, and never something to go on from
 
 Exit codes follow the remedy: 0 done, 2 usage (typer's), 10 stop, 11 step aside, 12 rebuild (restart), 13 retry
-(restart), 14 the worker hung past its transaction timeout (restart).
+(restart), 14 the worker hung past its transaction timeout (restart). A `replay` that came to a verdict ends with it:
+0 equal, 20 different, 21 unknown.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ EXIT_STEP_ASIDE = 11
 EXIT_REBUILD = 12
 EXIT_RETRY = 13
 EXIT_HUNG = 14
+EXIT_DIFFERENT = 20
+EXIT_UNKNOWN = 21
 
 
 class StreamcoreError(Exception):

@@ -129,6 +129,10 @@ DIGEST_S = 2.0
 """One that takes longer is given up."""
 DIGEST_BYTES = 256 << 20
 """A state of more, in files, is not tried."""
+COMPARED_RECORDS = 5_000_000
+"""Records (or keys of a table) whose digests a replay holds while it compares a topic: some 100 bytes each."""
+SHOWN_KEYS = 1_000
+"""Among these the first differences are looked for."""
 SWEEP_BARRIERS = 20
 """Unnamed objects are looked for after so many completed barriers."""
 CONTROL_KEPT = 100

@@ -12,6 +12,7 @@ from streamcore.cli import (
     estimate,
     inspect,
     repair,
+    replay,
     resuming,
     run,
     savepoints,
@@ -37,6 +38,7 @@ app.command("recover")(repair.recover)
 app.command("demo")(demo.demo)
 app.command("chaos")(chaos.chaos)
 app.command("resume")(resuming.resume)
+app.command("replay", epilog=replay.EPILOG)(replay.replay)
 app.command("replay-estimate")(estimate.replay_estimate)
 app.command("rescale")(resuming.rescale)
 app.add_typer(topics.app, name="topics")
