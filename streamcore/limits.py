@@ -33,7 +33,8 @@ TAKEOVER_S = 0.5
 """What a takeover takes beside restoring and replaying: fencing, offsets, seeking (0.1 to 0.4 s on one machine)."""
 RESTORE_BYTES_S = 32 << 20
 REPLAY_BYTES_S = 8 << 20
-"""What a takeover is taken to do until this job's own has been measured: less than half of what one slow core does."""
+"""What a takeover is taken to do until this job's own has been measured: a small part of what one machine does with the
+store and the log on its own disk (300 and 50 MB/s), as both are elsewhere, and busy."""
 RATE_SAMPLE_BYTES = 1 << 20
 RATE_SAMPLE_S = 0.05
 """A takeover that restored or replayed less than this says nothing about the rate."""
