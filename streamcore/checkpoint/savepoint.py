@@ -24,14 +24,17 @@ from typing import Final
 
 import msgspec
 
-from streamcore.checkpoint import holds, sealed
+from streamcore.checkpoint import holds, manifest, sealed
+from streamcore.checkpoint.manifest import Layout
 from streamcore.checkpoint.store import CheckpointStore, read
-from streamcore.errors import SettingsError, shown
+from streamcore.errors import CheckpointDamaged, SettingsError, shown
 from streamcore.types import Epoch, Partition
 
 FORMAT: Final = 1
 NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,90}")
 HOLD: Final = "savepoint-"
+NAMED: Final = 5
+"""Of what a savepoint misses, a message names so many."""
 
 
 class SavedTask(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -119,6 +122,26 @@ def load(store: CheckpointStore, job: str, name: str) -> Savepoint:
             f"those there are: {there}; or correct --checkpoints",
         )
     return decode(read(store, key), key)
+
+
+def refuse_half(store: CheckpointStore, savepoint: Savepoint) -> None:
+    """By names and sizes, before anything rests on it; what is in the objects is found out when they are read. Raises
+    CheckpointDamaged, naming what is missing or cut short, and what the store raises."""
+    layout = Layout(savepoint.job)
+    listed = {stat.key: stat.size for stat in store.list(layout.objects)}
+    wrong = [key for key in savepoint.manifests if store.stat(key) is None]
+    wanted = [file for key in savepoint.manifests if key not in wrong for file in manifest.load(store, key).files]
+    for file in wanted:
+        key = layout.object(file.object)
+        if listed.get(key) != file.size and ((stat := store.stat(key)) is None or stat.size != file.size):
+            wrong.append(key)
+    if wrong:
+        told = ", ".join(dict.fromkeys(wrong[:NAMED])) + (f" and {len(wrong) - NAMED} more" if wrong[NAMED:] else "")
+        raise CheckpointDamaged(
+            f"savepoint {savepoint.name!r} of job {savepoint.job} is not whole: {told} in {store.place} is missing or "
+            "cut short",
+            "copy it anew from where it was copied from, or take another savepoint",
+        )
 
 
 def decode(data: bytes, where: str) -> Savepoint:

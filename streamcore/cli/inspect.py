@@ -95,7 +95,7 @@ def _as_it_is(plan: Plan, settings: Settings) -> list[Finding]:
 def _against(plan: Plan, name: str, of: str | None, changes: Changes, settings: Settings) -> list[Finding]:
     store = required_store(settings)
     fitted = mapping.fitted(plan, savepoints.load(store, of or plan.job, name), changes)
-    findings = [*checks.types(plan), *comparing.against(fitted)]
+    findings = [*checks.types(plan), *comparing.against(fitted, store)]
     if _has_log(settings):
         embedded = settings.kafka.bootstrap is None
         with opened(settings, SystemClock(), read_only=True) as log, administered(log) as admin:

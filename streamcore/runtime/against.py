@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from streamcore.checkpoint.savepoint import refuse_half
 from streamcore.checkpoint.store import CheckpointStore
-from streamcore.errors import StopError
+from streamcore.errors import CheckpointDamaged, StopError, StreamcoreError
 from streamcore.log.port import Admin
 from streamcore.runtime import reset
 from streamcore.runtime.check import Finding, user_topics
@@ -19,13 +20,17 @@ from streamcore.topology.nodes import Process
 from streamcore.topology.plan import Plan, control_topic
 
 
-def against(fitted: Fitted) -> Iterator[Finding]:
+def against(fitted: Fitted, store: CheckpointStore) -> Iterator[Finding]:
+    refused: list[StreamcoreError] = [*fitted.refused]
+    try:
+        refuse_half(store, fitted.resume.savepoint)
+    except CheckpointDamaged as error:
+        refused.append(error)
     for line in fitted.resume.told():
         yield Finding("note" if line.alters else "good", line.what)
     yield from _oldest_rows(fitted.resume)
-    for error in fitted.refused:
-        yield _bad(error)
-    if not fitted.refused:
+    yield from map(_bad, refused)
+    if not refused:
         yield Finding("good", f"savepoint {fitted.resume.savepoint.name!r} fits the code")
 
 
@@ -67,5 +72,5 @@ def _oldest_rows(resume: ResumePlan) -> Iterator[Finding]:
                     )
 
 
-def _bad(error: StopError) -> Finding:
+def _bad(error: StreamcoreError) -> Finding:
     return Finding("bad", error.what, error.remedy)

@@ -26,7 +26,7 @@ from typing import Final
 
 from streamcore import limits
 from streamcore.checkpoint import owner
-from streamcore.checkpoint.savepoint import Savepoint
+from streamcore.checkpoint.savepoint import Savepoint, refuse_half
 from streamcore.checkpoint.store import CheckpointStore
 from streamcore.clock import Clock, Entropy
 from streamcore.errors import OffsetsLost, invariant
@@ -128,7 +128,8 @@ class Resuming:
 
     def begin(self, resume: ResumePlan, cleared: ResetPlan | None = None) -> None:
         """`cleared`: what the job has now, and what is to go. Raises what log and stores raise; and, before anything
-        goes, TopicError (a source topic is not as it was), OffsetsLost (the job has begun), CheckpointStoreTaken."""
+        goes, CheckpointDamaged (the savepoint is half copied), TopicError (a source topic is not as it was),
+        OffsetsLost (the job has begun), CheckpointStoreTaken."""
         with own(self._scratch):
             self._begin(resume, cleared)
 
@@ -136,6 +137,7 @@ class Resuming:
         now = self._admin.topics()
         if cleared is not None:
             now = {name: info for name, info in now.items() if name not in cleared.topics}
+        refuse_half(self._source, resume.savepoint)
         self._refuse(resume, now)
         self._free(resume.savepoint)
         if cleared is not None:

@@ -82,6 +82,7 @@ class Upgrading:
 
     def _write(self, resume: ResumePlan, name: str) -> Upgraded:
         old = resume.savepoint
+        savepoints.refuse_half(self._store, old)
         key = savepoints.key_of(old.job, name)
         if self._store.stat(key) is not None:
             raise _there(old.job, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +12,13 @@ from typer.testing import CliRunner
 
 from streamcore.checkpoint import savepoint as savepoints
 from streamcore.checkpoint.directory import DirectoryStore
+from streamcore.checkpoint.manifest import File, Layout, Manifest
 from streamcore.checkpoint.savepoint import SavedStage, SavedStep, SavedTask, Savepoint
 from streamcore.cli.main import app
 from streamcore.errors import EXIT_DONE, EXIT_STOP
 from streamcore.log.local import LocalLog
 from streamcore.testing.clock import ManualClock
-from streamcore.types import Epoch, Partition, TopicPartition
+from streamcore.types import Epoch, Offset, Partition, TopicPartition
 
 CODE = """
 from streamcore import Job, State, Topic, Value, agg
@@ -59,10 +61,22 @@ def code(*, count: str = "count", seen: str = "seen", upgrades: str = "{1: dict}
 def saved(
     version: int = 2, kind: str = "process", job: str = "words", stage: str = "by-word", key: str = "str"
 ) -> None:
-    """Of a job of four partitions; nobody reads its checkpoints here."""
+    """Of a job of four partitions, whose checkpoints have one file each."""
+    store, at = DirectoryStore(Path("kept")), Layout(job)
 
     def tasks(topic: str) -> tuple[SavedTask, ...]:
-        return tuple(SavedTask(Partition(p), "l", Epoch(1), "n", {topic: 5}, f"{job}/m/{p}") for p in range(4))
+        return tuple(SavedTask(p, "l", Epoch(1), "n", {topic: 5}, manifest(topic, p)) for p in map(Partition, range(4)))
+
+    def manifest(topic: str, partition: Partition) -> str:
+        data = f"{topic} {partition}".encode()
+        sha = hashlib.sha256(data).hexdigest()
+        store.put_once(at.object(sha), data)
+        found = Manifest(
+            job=job, stage=topic, partition=partition, lineage="l", epoch=Epoch(1), nonce="n", journal=Offset(0),
+            journal_end=Offset(1), topology="t", steps={}, files=(File("a", sha, len(data), sha),), created_ms=1,
+        )  # fmt: skip
+        store.put_once(found.key, found.encode())
+        return found.key
 
     steps = {"count": SavedStep("aggregate", None), "seen": SavedStep(kind, version)}
     stages = {
@@ -70,7 +84,7 @@ def saved(
         stage: SavedStage(True, key, 4, steps, tasks(f"{job}.shuffle.{stage}")),
     }
     found = Savepoint(job=job, name="s1", barrier=1, topology="t", created_ms=1, stages=stages)
-    assert savepoints.write(DirectoryStore(Path("kept")), found)
+    assert savepoints.write(store, found)
 
 
 def check(*arguments: str, code: int = EXIT_DONE) -> str:
@@ -196,6 +210,21 @@ def test_a_name_that_was_given_to_another_begins_empty_where_it_is_new() -> None
     saved(version=3)
     told = check("--rename", "count=total")
     assert "step count: new, begins empty" in told and "step total: was count" in told
+
+
+@pytest.mark.parametrize("what", ["objects", "manifests"])
+def test_what_is_missing_of_a_half_copied_savepoint_is_named(what: str) -> None:
+    code()
+    saved(version=3)
+    lost = next(path for path in sorted(Path("kept/words", what).rglob("*")) if path.is_file())
+    data = lost.read_bytes()
+    lost.unlink()
+    assert f"is not whole: {lost.relative_to('kept')} in" in check(code=EXIT_STOP)
+    if what == "objects":
+        lost.write_bytes(data[:-1])
+        assert f"is not whole: {lost.relative_to('kept')} in" in check(code=EXIT_STOP)
+    lost.write_bytes(data)
+    assert "fits the code" in check()
 
 
 def test_another_jobs_savepoint_is_named_with_of() -> None:

@@ -286,6 +286,15 @@ def latest(cluster: Cluster) -> dict[str, int]:
     return found
 
 
+def test_one_that_is_not_whole_is_not_made_another_of(mixed: Cluster) -> None:
+    """Not even where a task that needs nothing misses something."""
+    (task, _) = savepoints.load(mixed.store, "wc", "s2").stages["lines"].tasks
+    mixed.store.lose(task.manifest)
+    with pytest.raises(CheckpointDamaged, match=f"not whole: {task.manifest}"):
+        upgraded(mixed, job(Seen3, "total"))
+    assert savepoints.names(mixed.store, "wc") == ["s2"]
+
+
 def test_two_commands_do_not_work_in_one_place(mixed: Cluster) -> None:
     with own(mixed.path / "upgrading"), pytest.raises(StateDirError, match="another command works in"):
         upgraded(mixed, job(Seen3, "total"))

@@ -246,7 +246,15 @@ def test_a_savepoint_that_was_edited_is_refused(stopped: Cluster) -> None:
 def test_a_savepoint_that_misses_an_object_is_named(stopped: Cluster) -> None:
     for stat in stopped.store.list("wc/objects/"):
         stopped.store.lose(stat.key)
-    with pytest.raises(CheckpointDamaged, match=r"not whole: .*objects/"):
+    with pytest.raises(CheckpointDamaged, match=r"not whole: wc/objects/\w+.* and \d+ more"):
+        stopped.resume(word_count("copy"), "s1")
+    assert stopped.admin.committed("copy", [TopicPartition("lines", Partition(0))], 1.0) == {}, "nothing was begun"
+
+
+def test_a_savepoint_with_a_wrong_byte_is_named_and_the_job_does_not_begin_empty(stopped: Cluster) -> None:
+    for stat in stopped.store.list("wc/objects/"):
+        stopped.store.replace(stat.key, bytes(stat.size))
+    with pytest.raises(CheckpointDamaged, match=r"not whole: .*objects/.* is not what its name says"):
         stopped.resume(word_count("copy"), "s1")
     (at,) = stopped.admin.committed("copy", [TopicPartition("lines", Partition(0))], 1.0).values()
     assert at.metadata == RESUMING, "it has not begun, and does not begin empty"
