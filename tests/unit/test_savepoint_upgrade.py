@@ -20,6 +20,7 @@ from streamcore.cli.main import app
 from streamcore.clock import SeededEntropy
 from streamcore.errors import (
     EXIT_STOP,
+    CheckpointDamaged,
     CheckpointStoreError,
     SettingsError,
     StateDirError,
