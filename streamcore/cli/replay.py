@@ -57,7 +57,7 @@ def replay(
     asked = Asked(
         plan,
         savepoints.load(store, plan.job, savepoint),
-        _end(store, plan.job, until),
+        end_of(store, plan.job, until),
         tuple(dict.fromkeys(compare)) if compare else outputs(plan),
         changes_of(None, drop, rename),
         keep,
@@ -80,7 +80,8 @@ def replay(
         raise typer.Exit(code)
 
 
-def _end(store: CheckpointStore, job: str, text: str) -> TimestampMs | Savepoint:
+def end_of(store: CheckpointStore, job: str, text: str) -> TimestampMs | Savepoint:
+    """Raises SettingsError for what is neither."""
     if savepoints.NAME.fullmatch(text) and text in savepoints.names(store, job):
         return savepoints.load(store, job, text)
     try:

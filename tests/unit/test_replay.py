@@ -13,7 +13,8 @@ import pytest
 
 from streamcore import Context, DeadLetter, Job, State, Topic, Value, agg
 from streamcore.checkpoint import savepoint as savepoints
-from streamcore.errors import StopError, TopicError
+from streamcore.cli.replay import end_of
+from streamcore.errors import SettingsError, StopError, TopicError
 from streamcore.runtime.compare import Compared, Outcome
 from streamcore.runtime.interval import Times
 from streamcore.runtime.reprocess import Asked, Reprocessing, outputs, verdict
@@ -450,3 +451,20 @@ def test_a_set_of_times_holds_what_was_added() -> None:
     assert (times.earliest_ms, times.latest_ms) == (min(plain), max(plain))
     assert all(time in times for time in plain)
     assert not any(time in times for time in range(10_000) if time not in plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [("yesterday", "one of: s1, s2"), ("2024-05-01T12:00:00", "write 2024-05-01T12:00:00Z"), ("../s1", "one of: s1")],
+)
+def test_an_end_that_is_none_is_refused_with_what_to_write(cluster: Replayed, text: str, remedy: str) -> None:
+    ran(cluster, shouting())
+    with pytest.raises(SettingsError) as told:
+        end_of(cluster.store, "wc", text)
+    assert remedy in told.value.remedy
+
+
+def test_an_end_is_a_time_with_its_zone_or_a_savepoint(cluster: Replayed) -> None:
+    ran(cluster, shouting())
+    assert end_of(cluster.store, "wc", "2024-05-01T14:00:00.5+02:00") == 1_714_564_800_500
+    assert end_of(cluster.store, "wc", "s2") == savepoints.load(cluster.store, "wc", "s2")
