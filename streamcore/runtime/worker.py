@@ -68,7 +68,10 @@ T = TypeVar("T")
 Mode = Literal["exactly-once", "at-least-once"]
 SERVE_GROUP_S = 1.0
 """While slices wait, the group is served this often."""
-IDLE_POLL_S = 0.1
+IDLE_POLL_S = 0.5
+"""Records end a poll as soon as they come; only what is told otherwise waits for its end."""
+CONTROL_POLL_S = 0.1
+"""With barriers: until the control topic is read again."""
 OPEN_BARRIER_POLL_S = 0.01
 """While a barrier is open, tasks may be standing still until the control topic is read again."""
 LAG_EVERY_S = 1.0
@@ -271,13 +274,14 @@ class Worker:
                 self._waiting.append((task, run, 0))
 
     def _patience_s(self, now: float) -> float:
+        idle_s = IDLE_POLL_S if self._cutting is None else CONTROL_POLL_S
         if self._owned.taking_over:
-            return min(IDLE_POLL_S, self._outage.wait_s)
+            return min(idle_s, self._outage.wait_s)
         if self._cutting is not None and self._cutting.barriers.open is not None:
             return OPEN_BARRIER_POLL_S
         if self._owned.touched:
-            return max(0.0, min(IDLE_POLL_S, self._epoch_begun_s + self._interval_s() - now))
-        return IDLE_POLL_S
+            return max(0.0, min(idle_s, self._epoch_begun_s + self._interval_s() - now))
+        return idle_s
 
     def _take(self) -> None:
         if not self._owned.taking_over or self._outage.wait_s > 0:

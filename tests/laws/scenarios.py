@@ -78,10 +78,10 @@ def revoked_finishes_its_epoch() -> None:
     while not any(task.touched for task in process.worker._owned):  # pyright: ignore[reportPrivateUsage]
         cluster.turn(0)
     process.points.clear()
-    cluster.start(1)
-    cluster.turn(1)
-    for _ in range(5):
-        cluster.turn(0)  # no time passes: nothing but the rebalance can end the epoch
+    joins = cluster.start(1).worker._consumer  # pyright: ignore[reportPrivateUsage]
+    joins.poll(1, 0.0)  # no time passes: nothing but the rebalance can end the epoch
+    while process.worker._owned:  # pyright: ignore[reportPrivateUsage]
+        cluster.turn(0)
     assert "after-apply" in process.points, "the epoch was not committed before the tasks were let go"
     assert not process.metrics_undone(), "the epoch was thrown away"
     cluster.settle()

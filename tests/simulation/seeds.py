@@ -8,6 +8,7 @@ code 1. `--from` begins at another seed than 0, `--state` names the file, `--pro
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import shutil
@@ -44,6 +45,12 @@ def piece(first_and_last: tuple[int, int]) -> tuple[int, list[str]]:
     return first, [told for told in map(one, range(first, last)) if told]
 
 
+def settled() -> None:
+    """What was imported stays: the collector need not look at it again and again (a tenth of the time)."""
+    gc.collect()
+    gc.freeze()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("n", type=int)
@@ -55,7 +62,7 @@ def main() -> int:
     pieces = [(i, min(i + PIECE, asked.first + asked.n)) for i in range(asked.first, asked.first + asked.n, PIECE)]
     left = [p for p in pieces if f"{p[0]}-{p[1]}" not in done]
     begun_s = told_s = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(asked.processes) as pool:
+    with multiprocessing.get_context("spawn").Pool(asked.processes, settled) as pool:
         ends = dict(left)
         for i, (first, failures) in enumerate(pool.imap_unordered(piece, left), 1):
             done[f"{first}-{ends[first]}"] = failures

@@ -111,7 +111,7 @@ def _copies(history: History) -> Pairs:
 
 def _counts(history: History) -> Pairs:
     seen = Counter(word for r in history.inputs["lines"] for word in (r.value or b"").decode().split())
-    return [(word.encode(), _json(i)) for word, n in seen.items() for i in range(1, n + 1)]
+    return [(word.encode(), b"%d" % i) for word, n in seen.items() for i in range(1, n + 1)]
 
 
 # --- b: fed at least once, deduped, then a state with a Value and one output a record -------------------------------

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import RLock
-from typing import Protocol
 
 from streamcore import limits
 from streamcore.clock import Clock
@@ -39,43 +38,39 @@ from streamcore.log.local.waiting import STEPS_S, Steps
 from streamcore.log.port import Committed, Membership, OffsetCommit, TopicInfo
 from streamcore.types import Offset, TopicPartition
 
-
-class _Lock(Protocol):
-    def acquire(self) -> bool: ...
-    def release(self) -> None: ...
-
-
 FORMAT = 1
 METADATA_CHARACTERS = 4_096
 """offset.metadata.max.bytes of a broker."""
+EXPIRE_EVERY_S = 0.05
+"""Sessions and transactions expire in seconds; looking at all of them costs as much as a request."""
 
 
 class _Request:
     """One request: holds the lock, gives the batch, and has it written at the end. (A generator would cost as much as
     the request.)"""
 
-    __slots__ = ("_batch", "_begin", "_end", "_lock", "_writes")
+    __slots__ = ("_batch", "_broker", "_writes")
 
-    def __init__(self, lock: _Lock, begin: Callable[[bool], Batch], end: Callable[[Batch], None], writes: bool) -> None:
-        self._lock = lock
-        self._begin = begin
-        self._end = end
+    def __init__(self, broker: Broker, writes: bool) -> None:
+        self._broker = broker
         self._writes = writes
 
     def __enter__(self) -> Batch:
-        self._lock.acquire()
+        self._batch = Batch()
+        self._broker.lock.acquire()
         try:
-            self._batch = self._begin(self._writes)
+            self._broker.begin(self._batch, self._writes)
         except BaseException:
-            self._lock.release()
+            self._broker.lock.release()
             raise
         return self._batch
 
     def __exit__(self, *failure: object) -> None:
         try:
-            self._end(self._batch)
+            if self._batch.entries or self._batch.ranges:
+                self._broker.end(self._batch)
         finally:
-            self._lock.release()
+            self._broker.lock.release()
 
 
 class Broker:
@@ -89,11 +84,14 @@ class Broker:
         session_timeout_ms: int = limits.SESSION_TIMEOUT_MS,
         read_only: bool = False,
         steps_s: Steps = STEPS_S,
+        heartbeat_s: float = 0.0,
         decided: Decided | None = None,
     ) -> None:
-        """`log_id` names a log that is new; `steps_s`: how clients wait at it; `decided` is told of every transaction.
+        """`log_id` names a log that is new; `steps_s`: how clients wait at it; `heartbeat_s`: the least time between
+        two heartbeats of a member that has its assignment (0: at each poll); `decided` is told of every transaction.
         Raises StateDirError for a log of a newer format."""
         self.steps_s = steps_s
+        self.heartbeat_s = heartbeat_s
         self._decided = decided
         self.auto_create_partitions = auto_create_partitions
         """Partitions of a topic that appears by being used; None: none appears."""
@@ -102,7 +100,7 @@ class Broker:
         self._log_id = log_id
         self._session_timeout_ms = session_timeout_ms
         self._read_only = read_only
-        self._lock = RLock()
+        self.lock = RLock()
         self._expired_s = -1.0
         self._load()
 
@@ -125,13 +123,12 @@ class Broker:
             self._storage.write(batch)
 
     def _request(self, writes: bool = False) -> _Request:
-        return _Request(self._lock, self._begin, self._end, writes)
+        return _Request(self, writes)
 
-    def _begin(self, writes: bool) -> Batch:
-        batch = Batch()
+    def begin(self, batch: Batch, writes: bool) -> None:
         if not self._read_only:
             self._expire(batch)
-            return batch
+            return
         if writes:
             raise StateDirError(
                 "the embedded log is open for reading only: another process may be running a job on it",
@@ -139,16 +136,15 @@ class Broker:
             )
         if self._storage.catch_up():
             self._load()
-        return batch
 
-    def _end(self, batch: Batch) -> None:
+    def end(self, batch: Batch) -> None:
         """Also when the request was refused: what expired, and what it had changed, is so in memory."""
-        if batch and not self._read_only:
+        if not self._read_only:
             self._storage.write(batch)
 
     def _expire(self, batch: Batch) -> None:
         now_s = self._clock.monotonic_s()
-        if now_s == self._expired_s:
+        if 0 <= now_s - self._expired_s < EXPIRE_EVERY_S:
             return
         self._expired_s = now_s
         self._transactions.expire(batch, now_s, self._clock.wall_ms())
@@ -176,12 +172,12 @@ class Broker:
             return []
 
     def absent(self, names: Iterable[str]) -> list[str]:
-        with self._lock:
+        with self.lock:
             return [name for name in names if self._topics.find(name) is None]
 
     def use(self, topic: str) -> int:
         """The topic's partitions; it appears where it may. Raises TopicError."""
-        with self._lock:
+        with self.lock:
             if self._topics.find(topic) is None:
                 self.ensure([topic])
             return len(self._topics.get(topic).partitions)
@@ -370,7 +366,7 @@ class Broker:
             )
 
     def close(self) -> None:
-        with self._lock:
+        with self.lock:
             self._storage.close()
 
 

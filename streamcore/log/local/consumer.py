@@ -39,6 +39,7 @@ class LocalConsumer:
         self._listener: Listener | None = None
         self._member_id = ""
         self._generation = -1
+        self._beat_s = 0.0
         self._assigned: list[TopicPartition] | None = None
         """None between assignments."""
         self._fenced = False
@@ -123,6 +124,8 @@ class LocalConsumer:
         """Do what the group says. Raises SlotTaken, UnknownMember."""
         if not self._member_id:
             self._join()
+        elif self._assigned is not None and self._clock.monotonic_s() - self._beat_s < self._broker.heartbeat_s:
+            return
         beat = self._heartbeat()
         if beat.rejoin:
             self._revoke()
@@ -138,6 +141,7 @@ class LocalConsumer:
             self._told().assigned(list(beat.assignment))
 
     def _heartbeat(self) -> Beat:
+        self._beat_s = self._clock.monotonic_s()
         return self._wire.call(
             "Heartbeat", lambda: self._broker.heartbeat(self._group, self._member_id, self._instance_id)
         )

@@ -164,8 +164,9 @@ class Partition:
             return Fetched([], position, bound)
         found: list[Chunk] = []
         records = size_bytes = 0
+        aborted = committed and bool(self._aborted)
         for chunk, size in self._from(position, bound):
-            if not chunk.values or (committed and self._is_aborted(chunk)):
+            if not chunk.values or (aborted and self._is_aborted(chunk)):
                 continue
             found.append(chunk)
             records += chunk.end - max(chunk.base, position)

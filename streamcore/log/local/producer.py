@@ -13,7 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 from typing import TypeVar
 
@@ -36,6 +36,7 @@ from streamcore.types import Offset, Partition, TopicPartition
 
 T = TypeVar("T")
 SEND_BYTES = 4 * CHUNK_BYTES
+_REFUSALS = (ProducerFenced, TransactionAborted, RecordTooLarge, TopicError)
 
 
 class _State(Enum):
@@ -222,30 +223,41 @@ class LocalProducer:
         """Failures are kept for flush and commit, as delivery reports are."""
         queue, self._queue = self._queue, []
         self._queued_bytes = 0
+        self._add_partitions(dict.fromkeys(tp for tp, _, _ in queue))
         for tp, columns, receipt in queue:
             if self._state is _State.DEAD:
                 return
             try:
                 offset = self._append(tp, columns)
-            except ProducerFenced:
-                self._state = _State.DEAD
-            except (TransactionAborted, RecordTooLarge, TopicError) as refusal:
-                self._failure = self._failure or refusal
-                if self._name is not None:
-                    self._state = _State.SPOILT
+            except _REFUSALS as refusal:
+                self._refused(refusal)
             else:
                 if receipt is not None:
                     receipt.landed(offset)
 
+    def _add_partitions(self, tps: Iterable[TopicPartition]) -> None:
+        """All that are new to the transaction by one request, as clients do."""
+        new = [tp for tp in tps if tp not in self._partitions]
+        if self._name is None or not new or self._state is _State.DEAD:
+            return
+        try:
+            self._wire.call("AddPartitionsToTxn", lambda: self._broker.add_partitions(self._producer, self._epoch, new))
+        except _REFUSALS as refusal:
+            self._refused(refusal)
+        else:
+            self._partitions.update(new)
+
     def _append(self, tp: TopicPartition, columns: Columns) -> Offset:
         epoch = None if self._name is None else self._epoch
-        if tp not in self._partitions:
-            if epoch is not None:
-                self._wire.call(
-                    "AddPartitionsToTxn", lambda: self._broker.add_partitions(self._producer, self._epoch, [tp])
-                )
-            self._partitions.add(tp)
         return self._wire.call("Produce", lambda: self._broker.append(self._producer, epoch, tp, columns))
+
+    def _refused(self, refusal: StreamcoreError) -> None:
+        if isinstance(refusal, ProducerFenced):
+            self._state = _State.DEAD
+            return
+        self._failure = self._failure or refusal
+        if self._name is not None:
+            self._state = _State.SPOILT
 
     def _appear(self, topic: str) -> None:
         """Where it may. A topic that stays missing is seen when its records are sent."""

@@ -186,9 +186,8 @@ class Schedule:
         return self._happens(Injection(f"slot {slot}", "store", nth, kind, how, call))
 
     def at_point(self, slot: int, nth: int, point: str) -> Injection | None:
-        site = f"point {point}"
         if self.given is not None:
-            return self._play(f"slot {slot}", site, nth)
+            return self._play(f"slot {slot}", f"point {point}", nth)
         elsewhere = bool(self.rates.only_point) and self.rates.only_point != point
         if self.over or (elsewhere and not self.rates.weights):
             return None
@@ -198,7 +197,7 @@ class Schedule:
         if not kinds or self._spared("point", kinds, self.rates.points):
             return None
         kind = self._one_of("point", kinds)
-        return self._happens(Injection(f"slot {slot}", site, nth, kind, self._how(kind, slot, "")))
+        return self._happens(Injection(f"slot {slot}", f"point {point}", nth, kind, self._how(kind, slot, "")))
 
     def at_times(self) -> list[Injection]:
         """Drawn before the run begins."""

@@ -18,8 +18,10 @@ from streamcore.testing.history import DoubtfulCall, Event, OffsetsSent, OffsetT
 from streamcore.testing.simulated.scheduler import Scheduler, SimulatedClock
 from streamcore.types import Offset, Partition, TopicPartition
 
-POLL_STEPS_S = (0.1, 0.1)
+POLL_STEPS_S = (0.5, 0.5)
 """Clients wait in long steps: simulated time is free, requests are not."""
+HEARTBEAT_S = 0.5
+"""A member does not know at once that the group has changed."""
 
 
 class RecordingBroker(Broker):
@@ -30,6 +32,7 @@ class RecordingBroker(Broker):
             log_id=f"simulated-{seed}",
             auto_create_partitions=partitions,
             steps_s=POLL_STEPS_S,
+            heartbeat_s=HEARTBEAT_S,
             decided=self._record,
         )
         self._scheduler = scheduler

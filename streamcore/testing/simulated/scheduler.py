@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from math import inf
 from random import Random
 from typing import Final
 
@@ -61,9 +62,11 @@ class Actor:
         if self.dead:
             raise Crash(self.name)
         self._turns -= 1
-        if self._turns <= 0 or self._scheduler.interrupted(self):
-            self._switch(self._scheduler.now_s)
-            self._turns = self._scheduler.turns()
+        scheduler = self._scheduler
+        now_s = scheduler.now_s
+        if self._turns <= 0 or scheduler.due_s <= now_s or self.paused_until_s > now_s:
+            self._switch(now_s)
+            self._turns = scheduler.turns()
 
     def sleep_s(self, seconds: float) -> None:
         if self.dead:
@@ -112,6 +115,8 @@ class Scheduler:
         self.actors: list[Actor] = []
         self.steps = 0
         """Switches so far: the history's own clock."""
+        self.due_s = inf
+        """When the next timer is due."""
         self.current: Actor | None = None
         self._random = Random(seed)
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
@@ -126,20 +131,17 @@ class Scheduler:
         """Runs in the hub, when no actor does."""
         self._timer += 1
         heapq.heappush(self._timers, (time_s, self._timer, what))
+        self.due_s = self._timers[0][0]
 
     def turns(self) -> int:
-        return self._random.choice(TURNS)
-
-    def interrupted(self, actor: Actor) -> bool:
-        """Whether the actor should not go on although it may: a timer is due, or it was paused."""
-        return actor.paused_until_s > self.now_s or (bool(self._timers) and self._timers[0][0] <= self.now_s)
+        return TURNS[int(self._random.random() * len(TURNS))]
 
     def run(self, until_s: float, enough: Callable[[], bool]) -> None:
         """Until `enough`, asked after each timer, or until the time."""
         uniform, choose = self._random.random, self._random.randrange
         while self.now_s < until_s:
-            if self._timers and self._timers[0][0] <= self.now_s:
-                heapq.heappop(self._timers)[2]()
+            if self.due_s <= self.now_s:
+                self._pop()()
                 if enough():
                     return
                 continue
@@ -157,11 +159,14 @@ class Scheduler:
             if actor.done:
                 self.actors.remove(actor)
 
+    def _pop(self) -> Callable[[], None]:
+        what = heapq.heappop(self._timers)[2]
+        self.due_s = self._timers[0][0] if self._timers else inf
+        return what
+
     def _jump(self, until_s: float) -> None:
         nexts = [max(a.wake_s, a.paused_until_s) for a in self.actors]
-        if self._timers:
-            nexts.append(self._timers[0][0])
-        self.now_s = max(self.now_s, min([*nexts, until_s]))
+        self.now_s = max(self.now_s, min([*nexts, self.due_s, until_s]))
 
     def end(self) -> None:
         """Every actor that still lives is killed: nothing of them outlives the run."""

@@ -192,7 +192,7 @@ class Simulation:
         self.scheduler.at(self.scheduler.now_s + LOOK_EVERY_S, self._look)
 
     def _rests(self) -> bool:
-        if self._stopping is not None or self.broker.open_transactions() or self._unprocessed():
+        if self._stopping is not None or self.broker.open_transactions() or self._unprocessed(at_least=1):
             return False
         live = [p for p in self._processes if self._lives_now(p)]
         if any(p.actor is not None and p.actor.paused for p in live):
@@ -207,15 +207,18 @@ class Simulation:
             for p in live
         )
 
-    def _unprocessed(self) -> int:
+    def _unprocessed(self, at_least: int = 1 << 30) -> int:
+        """Records that wait for the job; where there are more than `at_least`, perhaps not all."""
         count = 0
         for stage in self._plan.stages:
             tps = [TopicPartition(stage.topic, Partition(p)) for p in range(self._partitions)]
             told = self.broker.committed(self._plan.job, tps, stable=False) or {}
             first = self.broker.first_offsets(tps)
             positions = {tp: max(told[tp].offset if tp in told else 0, first[tp]) for tp in tps}
-            for fetched, position in zip(self.broker.fetch(positions, 1 << 30, True), positions.values(), strict=True):
+            for fetched, position in zip(self.broker.fetch(positions, at_least, True), positions.values(), strict=True):
                 count += sum(chunk.end - max(chunk.base, position) for chunk in fetched.chunks)
+            if count >= at_least:
+                break
         return count
 
     # --- processes --------------------------------------------------------------------------------------------------
