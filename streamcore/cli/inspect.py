@@ -198,7 +198,7 @@ def _print(found: JobStatus, now_ms: int) -> None:
             _checkpoint(task, now_ms),
             "–" if task.recovery is None else f"{task.recovery.local_s:.1f} s / {task.recovery.other_s:.1f} s",
         )
-    Console().print(table)
+    Console(width=None if Console().is_terminal else 160).print(table)
     if found.barrier is not None:
         typer.echo(_barrier(found.barrier, now_ms))
     for line in _budgets(found.tasks):

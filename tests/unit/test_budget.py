@@ -434,8 +434,8 @@ class Ticking(ManualClock):
 def test_a_takeover_measures_what_it_restores_and_replays(cluster: Budgeted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "RATE_SAMPLE_BYTES", 1)
     monkeypatch.setattr(limits, "RATE_SAMPLE_S", 0.001)
-    monkeypatch.setattr(limits, "POLL_RECORDS", 2)
-    first = cluster.start(Promised())
+    monkeypatch.setattr(limits, "POLL_RECORDS", 10)
+    first = cluster.start(Promised(), rates=Rates())
     cluster.send(*LINES[:30])
     cluster.run(first, 60)
     cluster.ask("wc", None)
@@ -446,8 +446,8 @@ def test_a_takeover_measures_what_it_restores_and_replays(cluster: Budgeted, mon
     cluster.gone(first)
     cluster.clock = Ticking()
     second = cluster.start(Promised(), rates=Rates())
-    cluster.run(second, 60)
-    assert cluster.rates.measured
+    cluster.run(second, 200)
+    assert cluster.rates.restore_bytes_s > 0 and cluster.rates.replay_bytes_s > 0, "nobody has told them"
     assert cluster.latest() == expected(LINES)
 
 
