@@ -310,3 +310,24 @@ def test_asking_is_refused_where_nobody_would_answer_and_reset_takes_the_control
     assert f"{keeping.job}.control" in keeping("topics", "list")
     eventually(lambda: True if keeping.start("reset", keeping.job, "--yes").wait(timeout=60) == 0 else None)
     assert f"{keeping.job}.control" not in keeping("topics", "list")
+
+
+def test_a_drill_replays_the_journal_behind_a_checkpoint_and_so_does_verify(
+    keeping: Keeping, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STREAMCORE_CHECKPOINTS__DRILL", "1s")
+    lines = some_lines(1_500)
+    worker = keeping.run()
+    for begin in (0, 500, 1_000):
+        keeping.produce(*lines[begin : begin + 500])
+        keeping.until_counted(lines[: begin + 500])
+        if begin < 1_000:
+            keeping("checkpoint", "now", keeping.job)
+    eventually(lambda: keeping.metric("streamcore_checkpoint_drill_epochs_total") or None)
+    keeping.until_said("with the digest that its task recorded")
+    told = keeping("checkpoints", "verify", keeping.job, "--replay")
+    assert told.count("epochs replayed behind it") == told.count("ok  ") >= 2 * PARTITIONS
+    for outcome in ("damaged", "differs", "unknown"):
+        assert not keeping.metric(f'streamcore_checkpoint_drills_total{{outcome="{outcome}"}}')
+    keeping.stop(worker)
+    keeping.refuse_repeats()

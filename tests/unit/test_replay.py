@@ -392,6 +392,42 @@ def test_a_replay_that_fails_leaves_nothing(cluster: Replayed) -> None:
     assert (cluster.world(), set(cluster.admin.topics()), cluster.admin.groups()) == before
 
 
+def test_a_replay_that_is_stopped_has_no_verdict_and_leaves_nothing(cluster: Replayed) -> None:
+    ran(cluster, shouting())
+    before = cluster.world(), set(cluster.admin.topics()), cluster.admin.groups()
+    turns = 0
+
+    def tick() -> None:
+        nonlocal turns
+        turns += 1
+        cluster.turn()
+        if turns == 5:
+            replaying.stop()
+
+    replaying = cluster.reprocessing(tick)
+    saved = savepoints.load(cluster.store, "wc", "s1")
+    with pytest.raises(StopError, match="there is no verdict"):
+        replaying.run(Asked(shouting(), saved, cluster.time(1_000), ("counts",), wait_s=0.0))
+    assert (cluster.world(), set(cluster.admin.topics()), cluster.admin.groups()) == before
+
+
+def picky(line: str) -> str:
+    if line.endswith(" 7"):
+        raise ValueError("seven")
+    return line.upper()
+
+
+def test_dead_letters_are_compared_without_the_story_of_their_failure(cluster: Replayed) -> None:
+    """It names the job, which is another, and holds a trace."""
+    cluster.admin.create("failed", 2, {})
+    plan = shouting(picky, on_error=DeadLetter("failed"))
+    ran(cluster, plan)
+    output, failed = cluster.replay(plan, "s2", ["counts", "failed"])
+    sevens = sum(line.endswith(" 7") for line in LINES[20:40])
+    assert (output.outcome, output.replayed) == (Outcome.EQUAL, 20 - sevens)
+    assert (failed.outcome, failed.replayed) == (Outcome.EQUAL, sevens)
+
+
 # --- what the code tells ----------------------------------------------------------------------------------------------
 
 
