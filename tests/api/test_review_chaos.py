@@ -98,3 +98,49 @@ def test_a_check_that_says_yes_or_no_is_refused() -> None:
 
     with pytest.raises(TypeError, match="say what is wrong, or None"):
         run(checks=[no])
+
+
+def test_whatever_a_check_raises_names_its_seed() -> None:
+    def check(history: chaos.History) -> str | None:
+        raise LookupError("not there")
+
+    with pytest.raises(LookupError) as raised:
+        run(checks=[check], seeds=[5])
+    assert "seed 5" in raised.value.__notes__[0]
+
+
+@pytest.mark.parametrize("given", [{"workers": 0}, {"partitions": 0}, {"seconds": 0.0}, {"seconds": float("nan")}])
+def test_a_run_of_nothing_is_refused(given: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(given))):
+        run(**given)
+
+
+def test_the_workers_warnings_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    report = run(faults=[chaos.Kill(rate=0.1), chaos.Network(rate=0.05)], seeds=range(3))
+    assert report.faults
+    assert not caplog.records
+
+
+def test_a_store_that_spoils_checkpoints_loses_nothing() -> None:
+    seen = Counter[str]()
+
+    def look(history: chaos.History) -> str | None:
+        seen.update(state for _, state in history.run.barriers)
+        return None
+
+    faults = [chaos.CorruptCheckpoint(rate=0.1), chaos.Kill(), chaos.Disk(rate=0.02)]
+    report = run(
+        faults=faults, checks=[look, chaos.same_as_quiet_run(counts), chaos.no_gaps_or_repeats()], seeds=range(5)
+    )
+    assert report.ok, report.explain()
+    assert seen["complete"]
+
+
+def test_a_store_that_fails_tears_and_is_late_holds_nothing_up() -> None:
+    report = run(
+        faults=[chaos.CheckpointStore(rate=0.3)],
+        checks=[chaos.same_as_quiet_run(counts), chaos.no_gaps_or_repeats()],
+        seeds=range(5),
+    )
+    assert report.ok, report.explain()
+    assert report.faults > 20
