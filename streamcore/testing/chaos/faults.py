@@ -48,7 +48,7 @@ class Pause:
 @dataclass(frozen=True)
 class Network:
     """Calls that are lost, or whose answer is; calls that take long, and whose copies arrive in the next transaction;
-    partitions without a leader."""
+    partitions without a leader, coordinators that move."""
 
     rate: float = 0.01
 
@@ -130,7 +130,7 @@ def rates(faults: Sequence[Fault]) -> Rates:
             case Network(rate):
                 for kind in ("lost-request", "lost-answer", "slow", "delay", "cut-off", "refused"):
                     calls[kind] = rate * IN_CALLS
-                times["stall"] = rate
+                times["stall"] = times["move"] = rate / 2
             case Disk(rate):
                 times["power"], calls["damage"] = rate, rate
             case Rebalance(rate):

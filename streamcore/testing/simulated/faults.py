@@ -65,13 +65,15 @@ DESCRIPTIONS: Final = {
     "recreate": "the source topic is deleted and made anew",
     "stall": "partition {0} of {1} answers no fetch for {2:.1f} s",
     "behind": "partition {0} of {1} shows an old end, as a new leader may, for {2:.1f} s",
+    "move": "the coordinator of {0} moves to another broker: it answers nobody for {1:.1f} s",
 }
 CALL_KINDS: Final = (
     "kill-before", "kill-after", "pause", "lost-request", "lost-answer", "slow", "delay", "cut-off", "evict",
 )  # fmt: skip
 TXN_KINDS: Final = (*CALL_KINDS, "refused")
 POINT_KINDS: Final = ("kill", "pause", "evict")
-TIME_KINDS: Final = ("kill", "power", "pause", "replace", "join", "leave", "wall", "freeze", "stall", "behind")
+TIME_KINDS: Final = ("kill", "power", "pause", "replace", "join", "leave", "wall", "freeze", "stall", "behind", "move")
+OF_THE_JOB: Final = ("join", "freeze", "stall", "behind", "move")
 STORE_KINDS: Final = (
     "store fail", "store answer lost", "store slow", "store torn", "store corrupt", "store late",
     "kill-before", "pause",
@@ -84,6 +86,11 @@ TXN_REQUESTS: Final = frozenset(
 )
 TWIN_REQUESTS: Final = frozenset({"TxnOffsetCommit", "EndTxn"})
 """Requests that a client sends again by itself, and whose copy the broker cannot tell from a new one."""
+COORDINATED: Final[Mapping[str, frozenset[str]]] = {
+    "the group": frozenset({"JoinGroup", "Heartbeat", "LeaveGroup", "OffsetCommit", "OffsetFetch", "TxnOffsetCommit"}),
+    "the transactions": frozenset({"InitProducerId", "AddPartitionsToTxn", "AddOffsetsToTxn", "EndTxn"}),
+}
+"""Requests that only the coordinator answers."""
 NO_COPY: Final = "never"
 DISKS: Final = ("its own", "an old copy of its", "a bare", "a strange", "a mistaken")
 """Strange: of the same job before it was reset, another lineage. Mistaken: of a commit that a broker has lost since."""
@@ -211,7 +218,7 @@ class Schedule:
             for _ in range(self._poisson(self.rates.times)):
                 kind = self._one_of("time", kinds)
                 slot = self.random.randrange(self.slots)
-                where = "job" if kind in ("join", "freeze", "stall", "behind") else f"slot {slot}"
+                where = "job" if kind in OF_THE_JOB else f"slot {slot}"
                 found.append(self._timed(where, kind, slot))
         if self.random.random() < self.rates.stopping:
             kind = self.random.choice(STOPPING_KINDS)
@@ -287,6 +294,9 @@ class Schedule:
             return draw.randrange(16), "a source", round(draw.uniform(0.5, 5), 2)
         if kind == "behind":
             return draw.randrange(16), "a journal", round(draw.uniform(0.5, 5), 2)
+        if kind == "move":
+            of = draw.choice(tuple(COORDINATED))
+            return of, round(draw.choice((draw.uniform(0.1, 0.6), draw.uniform(0.6, 3), 12.0)), 2)
         if kind == "evict":
             return (round(draw.choice((0.0, draw.uniform(0.01, 0.6), draw.uniform(0.6, 3))), 2),)
         return ()

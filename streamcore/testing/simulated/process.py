@@ -102,6 +102,7 @@ class Process:
         fault = self._simulation.fault_at_call(self, request)
         begun_s = self._scheduler.now_s
         try:
+            self._wait_for_coordinator(request)
             answer = self._delivered(request, deliver) if fault is None else self._faulty(fault, request, deliver)
             actor.give_way()
         except StreamcoreError:
@@ -110,6 +111,14 @@ class Process:
         if request in TWIN_REQUESTS and (self._scheduler.now_s - begun_s) * 1000 >= limits.SLOW_CALL_MS:
             self._doubt(request)
         return answer
+
+    def _wait_for_coordinator(self, request: Request) -> None:
+        """A client asks again and again, until its own timeout."""
+        wait_s = self._broker.moving_s(request)
+        if wait_s > 0:
+            self.actor_of().sleep_s(min(wait_s, limits.CALL_TIMEOUT_S))
+        if wait_s > limits.CALL_TIMEOUT_S:
+            raise self._no_answer(request, "its coordinator is moving")
 
     def _delivered(self, request: Request, deliver: Callable[[], T]) -> T:
         self._broker.delivering = self.name

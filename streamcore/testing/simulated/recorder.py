@@ -50,6 +50,7 @@ class RecordingBroker(Broker):
         self._begun: dict[int, tuple[int, str]] = {}
         self._stalled: dict[TopicPartition, float] = {}
         self._behind: dict[TopicPartition, float] = {}
+        self._moving: list[tuple[frozenset[str], float]] = []
 
     def tell(self, actor: str, what: str, tps: Sequence[TopicPartition] = (), told: str = "") -> None:
         at = self._scheduler
@@ -109,6 +110,15 @@ class RecordingBroker(Broker):
         """The partition's new leader does not know yet how far its records are committed: its end is an old one."""
         self._behind[tp] = until_s
 
+    def move(self, requests: frozenset[str], until_s: float) -> None:
+        """Their coordinator moves: until it has read its topic nobody answers them."""
+        self._moving.append((requests, until_s))
+
+    def moving_s(self, request: str) -> float:
+        """For how long nobody will answer the request."""
+        now_s = self._scheduler.now_s
+        return max([until_s - now_s for requests, until_s in self._moving if request in requests], default=0.0)
+
     def evict(self, group: str, instance_id: str) -> None:
         """The group drops a member, as an operator may, or a coordinator that lost it."""
         for member in self.members(group):
@@ -116,6 +126,7 @@ class RecordingBroker(Broker):
                 self.leave(group, member.member_id)
 
     def heal(self) -> None:
+        self._moving.clear()
         self._stalled.clear()
         self._behind.clear()
 

@@ -54,7 +54,7 @@ from streamcore.testing.history import (
     Trimmed,
 )
 from streamcore.testing.simulated.disk import Disk, MemoryDisk, RocksDisk
-from streamcore.testing.simulated.faults import Injection, Schedule
+from streamcore.testing.simulated.faults import COORDINATED, Injection, Schedule
 from streamcore.testing.simulated.process import Process
 from streamcore.testing.simulated.recorder import RecordingBroker
 from streamcore.testing.simulated.scheduler import Scheduler, SimulatedClock
@@ -392,6 +392,8 @@ class Simulation:
                     self._plan.journal_topic(stage.name), Partition(int(how[0]) // 4 % self._partitions)
                 )
                 self.broker.fall_behind(tp, self.scheduler.now_s + float(how[2]))
+            case "move":
+                self.broker.move(COORDINATED[str(how[0])], self.scheduler.now_s + float(how[1]))
             case "expire":
                 self._expired = True
                 self.broker.expire_offsets(self._plan.job)
