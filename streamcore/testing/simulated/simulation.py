@@ -11,7 +11,6 @@ Everything happens in the calling thread and in simulated time; the same seed gi
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,46 +19,29 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-import msgspec
-
 from streamcore import limits
 from streamcore.checkpoint.collect import Retention
-from streamcore.checkpoint.manifest import Layout, load, parsed
 from streamcore.checkpoint.memory import Fault, MemoryObjects
 from streamcore.checkpoint.snapshot import memory, rocks
-from streamcore.errors import CheckpointDamaged, OffsetsLost, StepAsideError, StopError, StreamcoreError, TopicError
-from streamcore.log import metadata
+from streamcore.errors import OffsetsLost, StepAsideError, StopError, StreamcoreError, TopicError
 from streamcore.log.local.log import LocalLog
-from streamcore.log.local.records import Chunk
 from streamcore.log.local.wire import DirectWire
-from streamcore.log.port import Headers
-from streamcore.operators.batch import CORRELATION_HEADER
 from streamcore.runtime.checkpoints import Checkpointing
-from streamcore.runtime.control import Abandon, Complete, Cut, Start, Stored, decode
 from streamcore.runtime.points import Crash
 from streamcore.runtime.recover import plan_recovery, recover
-from streamcore.sink.shuffle import decode_frame
-from streamcore.state.frames import FrameAssembler
-from streamcore.state.memory import SNAPSHOT, Tables
 from streamcore.state.store import EpochMark
 from streamcore.testing.history import (
-    CheckpointSeen,
     History,
-    JournalFrame,
     Level,
-    OffsetTold,
-    Record,
-    Shuffled,
-    TaskState,
-    Trimmed,
 )
 from streamcore.testing.simulated.disk import Disk, MemoryDisk, RocksDisk
 from streamcore.testing.simulated.faults import COORDINATED, Injection, Schedule
 from streamcore.testing.simulated.process import Process
 from streamcore.testing.simulated.recorder import RecordingBroker
 from streamcore.testing.simulated.scheduler import Scheduler, SimulatedClock
-from streamcore.topology.plan import Plan, control_topic
-from streamcore.types import Offset, Partition, TaskId, TopicPartition
+from streamcore.testing.simulated.standing import Standing
+from streamcore.topology.plan import Plan
+from streamcore.types import Partition, TaskId, TopicPartition
 
 REST_S: Final = 150.0
 """Simulated time in which a healed job must come to rest: sessions, transactions and outages time out within it."""
@@ -444,168 +426,17 @@ class Simulation:
     # --- the record -------------------------------------------------------------------------------------------------
 
     def _recorded(self, owners: dict[TaskId, Process]) -> History:
-        plan, broker = self._plan, self.broker
-        history = History(
-            job=plan.job,
-            partitions={stage.topic: self._partitions for stage in plan.stages},
-            stages={stage.name: stage.topic for stage in plan.stages},
-            transactions=broker.transactions,
-            offsets_sent=broker.offsets_sent,
-            opened=broker.opened,
-            doubtful=broker.doubtful,
-            written=broker.written,
-            events=broker.events,
-            open_transactions=broker.open_transactions(),
-            stopped=self._stops,
-            levels=[
-                Level(f"records waiting in {p.name}", p.most_waiting, limits.POLL_RECORDS) for p in self._processes
-            ],
-            cut_short=self.cut_short,
-        )
+        standing = Standing(self._plan, self._partitions, self.broker, self.store, self._spoilt, self._disks)
+        history = standing.history()
+        history.stopped = self._stops
+        history.cut_short = self.cut_short
+        history.levels = [
+            Level(f"records waiting in {p.name}", p.most_waiting, limits.POLL_RECORDS) for p in self._processes
+        ]
         if not self._recreated:
             history.unprocessed = self._unprocessed()
-            history.inputs = {topic: self._read(topic) for topic in self._sources()}
-        else:
-            history.unprocessed = 0
-        history.outputs = {topic: self._read(topic) for topic in (*plan.sink_topics, *plan.dead_letter_topics)}
-        for stage in plan.stages:
-            for p in range(self._partitions):
-                task = TaskId(stage.name, Partition(p))
-                frames = self._frames(task)
-                if frames:
-                    history.frames[task] = frames
-        tps = [TopicPartition(stage.topic, Partition(p)) for stage in plan.stages for p in range(self._partitions)]
-        for tp, at in (broker.committed(plan.job, tps, stable=False) or {}).items():
-            history.committed[tp] = OffsetTold(tp, at.offset, metadata.decode(at.metadata, str(tp)))
-        history.states = self._states(owners)
+            history.inputs = {topic: standing.read(topic) for topic in self._sources()}
+        history.states = standing.states({task: process.disk for task, process in owners.items()}, self.applied)
         if self._scratch is not None:
-            history.shuffled = self._shuffled()
-            self._record_barriers(history)
-            history.checkpoints = self._checkpoints()
-            history.journals_trimmed = self._journals_trimmed()
+            standing.add_barriers(history, with_rows=self._rocks is None)
         return history
-
-    def _read(self, topic: str) -> list[Record]:
-        if topic not in self.broker.topics([topic]):
-            return []
-        records: list[Record] = []
-        for p in range(self.broker.use(topic)):
-            tp = TopicPartition(topic, Partition(p))
-            first = self.broker.first_offsets([tp])[tp]
-            for chunk, begin, end in self.broker.trimmed(tp):
-                records += [r for r in _records(tp, chunk) if begin <= r.offset < end]
-            for chunk in self.broker.fetch({tp: first}, 1 << 30, True)[0].chunks:
-                records += [r for r in _records(tp, chunk) if r.offset >= first]
-        return records
-
-    def _shuffled(self) -> list[Shuffled]:
-        found: list[Shuffled] = []
-        for stage in self._plan.stages:
-            for record in self._read(stage.topic) if stage.is_shuffle else ():
-                frame = decode_frame(record.value or b"", str(record.tp))
-                source = TaskId(frame.stage, Partition(frame.partition)) if frame.stage else None
-                found.append(Shuffled(record.tp, record.offset, source, frame.epoch))
-        return found
-
-    def _record_barriers(self, history: History) -> None:
-        states: dict[int, str] = {}
-        history.decisions = []
-        cuts: dict[tuple[int, TaskId], int] = {}
-        stored: dict[tuple[int, TaskId], int] = {}
-        for record in self._read(control_topic(self._plan.job)):
-            match decode(record.value or b"", str(record.tp)):
-                case Start() as said:
-                    states[said.barrier] = "open"
-                case Cut() as said:
-                    cuts[said.barrier, said.task] = said.epoch
-                case Stored(barrier=int() as number) as said:
-                    stored[number, said.task] = said.epoch
-                case Complete() as said:
-                    states[said.barrier] = "complete"
-                    history.decisions.append((said.barrier, "complete"))
-                case Abandon() as said:
-                    states[said.barrier] = "abandoned"
-                    history.decisions.append((said.barrier, "abandoned"))
-                case _:
-                    pass
-        history.barriers = list(states.items())
-        history.stored_cuts = [
-            (number, task, cut, stored.get((number, task), -1))
-            for (number, task), cut in cuts.items()
-            if states[number] == "complete"
-        ]
-
-    def _checkpoints(self) -> list[CheckpointSeen]:
-        """Every manifest that stands in the store. What the store itself spoilt is nobody's fault."""
-        found: list[CheckpointSeen] = []
-        for stat in self.store.list(Layout(self._plan.job).manifests):
-            if parsed(stat.key) is None or stat.key in self._spoilt:
-                continue
-            manifest = load(self.store, stat.key)
-            wrong, data = "", dict[str, bytes]()
-            spoilt = False
-            for file in manifest.files:
-                key = Layout(self._plan.job).object(file.object)
-                spoilt = spoilt or key in self._spoilt
-                try:
-                    data[file.name] = b"".join(self.store.get(key))
-                except CheckpointDamaged as error:
-                    wrong = error.what
-                    continue
-                if hashlib.sha256(data[file.name]).hexdigest() != file.sha256:
-                    wrong = f"{key} is not what the manifest says"
-            whole = not wrong and not spoilt and self._rocks is None
-            rows = msgspec.msgpack.decode(data[SNAPSHOT.name], type=Tables) if whole else None
-            if rows is not None:
-                rows.pop("default", None)
-            found.append(
-                CheckpointSeen(stat.key, manifest.task, manifest.lineage, manifest.epoch, "" if spoilt else wrong, rows)
-            )
-        return found
-
-    def _journals_trimmed(self) -> list[Trimmed]:
-        journals = {
-            TopicPartition(self._plan.journal_topic(stage.name), Partition(p)): TaskId(stage.name, Partition(p))
-            for stage in self._plan.stages
-            for p in range(self._partitions)
-        }
-        deleted = self.broker.deleted
-        return [Trimmed(step, journals[tp], before, named) for step, tp, before, named in deleted if tp in journals]
-
-    def _frames(self, task: TaskId) -> list[JournalFrame]:
-        assembler = FrameAssembler(str(task), chained=False)
-        found: list[JournalFrame] = []
-        for record in self._read(self._plan.journal_topic(task.stage)):
-            if record.tp.partition == task.partition:
-                placed = assembler.feed(Offset(record.offset), record.value or b"")
-                if placed is not None:
-                    found.append(JournalFrame(task, placed.first, placed.end, placed.frame))
-        return found
-
-    def _states(self, owners: dict[TaskId, Process]) -> list[TaskState]:
-        steps = {stage.name: [node.name for node in stage.stateful] for stage in self._plan.stages}
-        states: list[TaskState] = []
-        for machine, disk in self._disks:
-            for task in disk.tasks():
-                store = disk.peek(task, steps[task.stage])
-                if store is None:
-                    continue
-                owner = task in owners and owners[task].disk is disk
-                rows = {s: dict(store.column(s).scan(b"", b"\xff")) for s in steps[task.stage]} if owner else {}
-                states.append(TaskState(machine, task, owner, store.mark(), rows))
-            disk.killed()
-        return states + [TaskState(of, task, False, mark, {}) for (task, mark), of in self.applied.items()]
-
-
-def _records(tp: TopicPartition, chunk: Chunk) -> list[Record]:
-    keys = chunk.keys or [None] * len(chunk.values)
-    told = chunk.headers or [None] * len(chunk.values)
-    rows = zip(keys, chunk.values, chunk.times, told, strict=True)
-    return [
-        Record(tp, chunk.base + i, key, value, time, _origin(headers))
-        for i, (key, value, time, headers) in enumerate(rows)
-    ]
-
-
-def _origin(headers: Headers | None) -> str:
-    return next((value.decode() for name, value in headers or () if name == CORRELATION_HEADER), "")
