@@ -52,7 +52,7 @@ def _show(found: Estimate, rto_s: float) -> None:
         ]  # fmt: skip
         left = "" if task.trouble else f"{task.left_s(rto_s):.1f} s"
         table.add_row(*row, *([left] if rto_s else []))
-    console = Console(soft_wrap=True)
+    console = Console(soft_wrap=True, width=None if Console().is_terminal else 160)
     console.print(table)
     for line in _lines(found, rto_s):
         console.print(line, highlight=False, markup=False)

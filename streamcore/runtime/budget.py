@@ -134,16 +134,19 @@ class Rto:
         if self._rto_s:
             self._tell(tasks, other_s, trouble)
         uncut_s = rates.replay_s(sum(task.uncut for task in tasks.values()))
-        if self._room_s <= 0 or uncut_s < max(self._room_s / 2, LEAST * self._rto_s):
+        if not self._is_due(uncut_s):
             return ""
         return (
             f"the journals of {len(tasks)} tasks would take {uncut_s:.1f} s to replay, and the RTO of "
             f"{self._rto_s:g} s leaves {self._room_s:.1f} s for it"
         )
 
-    def alone(self, uncut_bytes: int) -> bool:
-        """The barrier that was wanted does not come to this task, and its journal alone uses all of the room."""
-        return 0 < self._room_s <= self._rates.replay_s(uncut_bytes)
+    def alone(self, since_wanted_bytes: int) -> bool:
+        """The barrier that was wanted does not come to this task, and its journal alone has used as much again."""
+        return self._is_due(self._rates.replay_s(since_wanted_bytes))
+
+    def _is_due(self, uncut_s: float) -> bool:
+        return self._room_s > 0 and uncut_s >= max(self._room_s / 2, LEAST * self._rto_s)
 
     def _tell(self, tasks: Mapping[TaskId, Behind], other_s: float, trouble: str) -> None:
         over = other_s > self._rto_s

@@ -244,7 +244,11 @@ class Checkpoints:
         for task in tasks:
             if bound and task.tail.size_bytes > bound:
                 raise self._too_long(task, bound)
-        return self._over_rto(tasks) or self._over_milestone(tasks, 1)
+        why = self._over_rto(tasks) or self._over_milestone(tasks)
+        if why:
+            for task in tasks:
+                task.tail.want_cut()
+        return why
 
     def _over_rto(self, tasks: Sequence[Task]) -> str:
         if self._rto is None:
@@ -258,18 +262,19 @@ class Checkpoints:
         }
         return self._rto.judge(behind, self._last_failure if self._failing else "")
 
-    def _over_milestone(self, tasks: Sequence[Task], times: int) -> str:
+    def _over_milestone(self, tasks: Sequence[Task]) -> str:
         size, records = self._how.milestone_bytes, self._how.milestone_records
         for task in tasks:
-            if 0 < size * times < task.tail.since_cut:
+            if 0 < size < task.tail.since_cut:
                 return f"the journal of {task.id} has grown by {task.tail.since_cut:,} bytes since its last cut"
-            if 0 < records * times < task.tail.records_since_cut:
+            if 0 < records < task.tail.records_since_cut:
                 return f"{task.id} has processed {task.tail.records_since_cut:,} records since its last cut"
         return ""
 
     def alone(self, task: Task) -> bool:
-        rto = self._rto is not None and self._rto.alone(task.tail.uncut_bytes)
-        return rto or bool(self._over_milestone([task], 2))
+        size, records = task.tail.since_wanted
+        rto = self._rto is not None and self._rto.alone(size)
+        return rto or 0 < self._how.milestone_bytes < size or 0 < self._how.milestone_records < records
 
     def recovery(self, task: Task) -> Recovery | None:
         promised, rates = self._promised, self._how.rates

@@ -162,14 +162,15 @@ class Cutting:
         self._look_for_the_stop()
 
     def _ask(self, tasks: Sequence[Task], why: str) -> None:
-        """For a barrier before its time: of our own coordinator, or, once for each barrier, of another worker's. Behind
-        one that was abandoned the timer has its say: what was wrong may be so for long."""
+        """For a barrier before its time: of our own coordinator, or, once for each barrier, of another worker's. Not
+        beside an open one, which may not have come to the tasks yet; and behind one that was abandoned the timer has
+        its say: what was wrong may be so for long."""
         number, last = self.barriers.next_number, self.barriers.last
-        if last is not None and last.state is BarrierState.ABANDONED:
+        if last is not None and last.state is not BarrierState.COMPLETE:
             return
         if any(task.id == self._coordinator.task for task in tasks):
             self._coordinator.wanted = True
-        elif self.barriers.open is not None or self.barriers.requests or self._asked_for == number:
+        elif self.barriers.requests or self._asked_for == number:
             return
         else:
             free = next((task for task in tasks if task.to_say is None), None)

@@ -24,6 +24,8 @@ class Tail:
     """Bytes between the last snapshot and a later cut, of which none was taken."""
     _was_cut: bool = False
     """By this worker."""
+    _wanted: tuple[int, int] | None = None
+    """Bytes and records since the last cut when the next one was wanted."""
     _bytes: int = 0
     _epochs: int = 0
 
@@ -45,6 +47,18 @@ class Tail:
     def _before_bytes(self) -> int:
         return self.epochs_before * self.epoch_bytes
 
+    @property
+    def since_wanted(self) -> tuple[int, int]:
+        """Bytes and records since a cut was wanted, which has not come."""
+        if self._wanted is None:
+            return 0, 0
+        return max(0, self.uncut_bytes - self._wanted[0]), self.records_since_cut - self._wanted[1]
+
+    def want_cut(self) -> None:
+        """Saying so again changes nothing."""
+        if self._wanted is None:
+            self._wanted = self.uncut_bytes, self.records_since_cut
+
     def wrote(self, size_bytes: int, records: int = 0) -> None:
         self.since_cut += size_bytes
         self.records_since_cut += records
@@ -59,6 +73,7 @@ class Tail:
         else:
             self._behind += self.since_cut
         self.since_cut = self.records_since_cut = 0
+        self._wanted = None
         self._was_cut = True
 
     def stored(self) -> None:

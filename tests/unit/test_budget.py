@@ -228,6 +228,19 @@ def test_epochs_of_the_owner_before_are_of_the_size_that_it_told() -> None:
     assert (tail.size_bytes, tail.uncut_bytes, tail.records_since_cut) == (60, 0, 0)
 
 
+def test_what_came_since_a_cut_was_wanted_is_told_from_what_made_it_wanted() -> None:
+    tail = Tail()
+    tail.wrote(10, records=1)
+    assert tail.since_wanted == (0, 0)
+    tail.want_cut()
+    tail.wrote(20, records=2)
+    tail.want_cut()
+    assert tail.since_wanted == (20, 2)
+    tail.cut()
+    tail.wrote(40, records=4)
+    assert tail.since_wanted == (0, 0)
+
+
 # --- a running job --------------------------------------------------------------------------------------------------
 
 
@@ -308,6 +321,7 @@ def test_so_many_records_make_a_barrier_too(cluster: Budgeted) -> None:
     assert begun(cluster.admin, cluster) == 0
     cluster.send(*LINES)
     cluster.run(worker, 40)
+    assert set(cluster.stored().values()) == {1}, "however many come in one epoch"
     assert begun(cluster.admin, cluster) == 1
 
 
@@ -336,8 +350,11 @@ def test_a_worker_that_does_not_coordinate_asks_once_for_a_barrier_before_its_ti
 
 def test_a_task_that_no_barrier_comes_to_is_checkpointed_alone(cluster: Budgeted) -> None:
     first, second = both(cluster, (0, 10))
-    cluster.send(*LINES)
-    turns(cluster, 80, second)
+    cluster.send(*LINES[:30])
+    turns(cluster, 40, second)
+    assert not cluster.stored(), "a barrier is waited for first"
+    cluster.send(*LINES[30:])
+    turns(cluster, 40, second)
     stored = cluster.stored()
     assert stored and set(stored.values()) == {None}
     assert stored.keys() <= second.progress().tasks.keys()
