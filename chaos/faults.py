@@ -10,6 +10,7 @@ from typing import Final
 PER_MINUTE: Final[Mapping[str, float]] = {
     "kill": 6.6,
     "kill at point": 6.6,
+    "machine lost": 0.5,
     "zombie": 0.5,
     "zombie at point": 0.5,
     "zombie replaced": 0.5,
@@ -25,6 +26,7 @@ PER_MINUTE: Final[Mapping[str, float]] = {
 
     kill             SIGKILL to a worker; it comes back at once, soon, or only after its session is over
     kill at point    it kills itself at one of the named points of commit or takeover (streamcore.runtime.points)
+    machine lost     SIGKILL, and all that is on its disk is gone: what comes back is restored from a checkpoint
     zombie           SIGSTOP for longer than the session, then SIGCONT
     zombie at point  it stops itself at a named point, and is continued after its session is over
     zombie replaced  while it sleeps, its slot is started on another machine; woken, it must step aside

@@ -101,6 +101,8 @@ class Nemesis:
         match kind:
             case "kill":
                 self._kill(worker)
+            case "machine lost":
+                self._lose_machine(worker)
             case "kill at point" | "zombie at point":
                 self._set_trap(worker, kind)
             case "zombie" | "zombie replaced":
@@ -161,6 +163,11 @@ class Nemesis:
     def _kill(self, worker: Worker) -> None:
         worker.kill()
         self._start_later(worker, self._begin("kill", f"slot {worker.slot}"))
+
+    def _lose_machine(self, worker: Worker) -> None:
+        worker.kill()
+        worker.lose_disk()
+        self._start_later(worker, self._begin("machine lost", f"slot {worker.slot}"))
 
     def _start_later(self, worker: Worker, fault: Fault | None, away_s: float | None = None) -> None:
         if away_s is None:

@@ -54,7 +54,8 @@ def written(report: Report, picture: str, command: str) -> str:
             "",
             "What each is stands in [chaos/faults.py](../chaos/faults.py). At the named points: "
             + ", ".join(f"{point} {n}" for point, n in sorted(points.items()) if point)
-            + f". Workers that ended by themselves and asked to be started again: {report.restarts}."
+            + f". Workers that ended by themselves and asked to be started again: {report.restarts}. Tasks "
+            f"restored from a checkpoint: {report.restores}."
             + (
                 f" Planned faults that found nothing to strike in time: {report.left_over}." if report.left_over else ""
             ),

@@ -38,7 +38,7 @@ TICK_S = 0.1
 CHECKPOINT_S = 10
 SETTLE_S = 90.0
 HEAL_S = 180.0
-KILLS = ("kill", "kill at point")
+KILLS = ("kill", "kill at point", "machine lost")
 ZOMBIES = ("zombie", "zombie at point", "zombie replaced")
 BROKERS = ("broker kill", "broker stop", "broker pause")
 
@@ -78,6 +78,8 @@ class Report:
     epochs: int = 0
     restarts: int = 0
     wrong_clocks: int = 0
+    restores: int = 0
+    """Of tasks, from checkpoints."""
     left_over: int = 0
     """Faults that found nothing to strike in time."""
     took_s: float = 0.0
@@ -320,6 +322,7 @@ class Scene:
                 reader.close()
         self.report.restarts = self.nemesis.restarts
         self.report.wrong_clocks = self.nemesis.wrong_clocks
+        self.report.restores = sum(worker.restores for worker in self.workers)
         self.report.took_s = self.now()
         if keep:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,17 @@ class Worker:
         if self.process is not None:
             self.process.kill()
             self.process = None
+
+    def lose_disk(self) -> None:
+        """Of the machine it ran on."""
+        assert self.process is None
+        shutil.rmtree(self.machines[0], ignore_errors=True)
+
+    @property
+    def restores(self) -> int:
+        """Of tasks from a checkpoint, in all its runs."""
+        logs = self._directory.glob(f"worker-{self.slot}-*.log")
+        return sum(log.read_text(errors="replace").count(": restored at epoch ") for log in logs)
 
     def set_trap(self, point: str, how: str) -> None:
         set_trap(self.trap, point, how)

@@ -209,6 +209,8 @@ class ClientSettings:
             "receive.message.max.bytes": limits.FETCH_QUEUE_BYTES + limits.MESSAGE_BYTES,
             "queued.max.messages.kbytes": limits.FETCH_QUEUE_BYTES >> 10,
             "queued.min.messages": limits.FETCH_QUEUE_RECORDS,
+            # A broker that hangs is waited for a minute by default, also by who has a new leader to ask.
+            "socket.timeout.ms": 10_000,
             # The default second would leave the worker idle whenever the queue had been full.
             "fetch.queue.backoff.ms": 10,
             # A partition that is started waits for the fetch under way: this long at most.

@@ -306,7 +306,7 @@ class Schedule:
         draw = self.random
         after_s = round(draw.choice((0.05, 0.2, draw.uniform(0.3, 3), 11.0)), 2)
         other = draw.random() < 0.15
-        disk = draw.choices(DISKS, (12, 6, 4, 1, 1))[0]
+        disk = draw.choices(DISKS, (11, 5, 4, 1, 3))[0]
         return after_s, self.slots + 2 + slot if other else slot, disk
 
     def _copy(self, request: str) -> str:
