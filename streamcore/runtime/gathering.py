@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import fcntl
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
+from streamcore import limits
 from streamcore.checkpoint.manifest import Manifest, load
 from streamcore.checkpoint.restore import Restorer
 from streamcore.checkpoint.savepoint import SavedStage
-from streamcore.checkpoint.snapshot import SUFFIX, take
+from streamcore.checkpoint.snapshot import SUFFIX, Form, Snapshottable, rocks, take
 from streamcore.checkpoint.store import CheckpointStore
 from streamcore.checkpoint.upload import Facts, Uploaded, Uploader
 from streamcore.clock import Clock, Entropy
@@ -38,6 +40,28 @@ MERGED: Final[Mapping[bytes, Callable[[bytes, bytes], bytes]]] = {
     VERSIONS_KEY: merged_versions,
     TIMELINE_KEY: merged_timelines,
 }
+
+
+class Builder(Protocol):
+    """A task's state, anew and empty, in a directory that is not there yet."""
+
+    def __call__(self, path: Path, job: str, task: TaskId, steps: Iterable[str]) -> Snapshottable: ...
+
+
+def rocks_anew(path: Path, job: str, task: TaskId, steps: Iterable[str]) -> RocksStore:
+    return RocksStore.open(path, steps, job=job, task=task)
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """What the files of checkpoints are; the simulator has its own."""
+
+    read: Form = rocks
+    build: Builder = rocks_anew
+    threads: int = limits.CHECKPOINT_THREADS
+
+
+ROCKS: Final = Forms()
 
 
 @contextmanager
@@ -68,8 +92,11 @@ class Fetched:
     """A checkpoint's state, downloaded and open to read, while the `with` lasts. Raises what the store raises,
     CheckpointDamaged, StateDamaged, StateDirError."""
 
-    def __init__(self, store: CheckpointStore, key: str, scratch: Path, clock: Clock, entropy: Entropy) -> None:
-        self._restorer = Restorer(store, clock, entropy)
+    def __init__(
+        self, store: CheckpointStore, key: str, scratch: Path, clock: Clock, entropy: Entropy, forms: Forms = ROCKS
+    ) -> None:
+        self._restorer = Restorer(store, clock, entropy, form=forms.read, threads=forms.threads)
+        self._read = forms.read
         self.manifest: Final[Manifest] = load(store, key)
         self._scratch = scratch
         self._opened: Store | None = None
@@ -83,7 +110,7 @@ class Fetched:
                     f"the savepoint's checkpoint {self.manifest.key} is not whole: {'; '.join(wrong.values())}"
                 )
             self._restorer.open(self.manifest, self._scratch)
-            self._opened = RocksStore.open_read_only(self._scratch)
+            self._opened = self._read(self._scratch)
         except BaseException:
             self._context.__exit__(None, None, None)
             raise
@@ -106,6 +133,7 @@ class Gathering:
         scratch: Path,
         clock: Clock,
         entropy: Entropy,
+        forms: Forms = ROCKS,
     ) -> None:
         self._plan = plan
         self._source = source
@@ -113,13 +141,14 @@ class Gathering:
         self._scratch = scratch
         self._clock = clock
         self._entropy = entropy
+        self._forms = forms
 
     def upload(self, each: StagePlan, task: TaskId, mark: EpochMark) -> Uploaded:
         """One task's state, as the checkpoint of `mark`. Raises what the stores raise, and StateMismatch for rows of a
         version that the code cannot read."""
         saved = _of_savepoint(each)
         path = self._scratch / f"{task.stage}-{task.partition}"
-        store = RocksStore.open(path, [node.name for node in each.stage.stateful], job=self._plan.job, task=task)
+        store = self._forms.build(path, self._plan.job, task, [node.name for node in each.stage.stateful])
         try:
             self._fill(store, each, task, mark)
             snapshot = take(store, path.with_name(path.name + SUFFIX))
@@ -131,7 +160,7 @@ class Gathering:
         shutil.rmtree(path, ignore_errors=True)
         return uploaded
 
-    def _fill(self, store: RocksStore, each: StagePlan, task: TaskId, mark: EpochMark) -> None:
+    def _fill(self, store: Store, each: StagePlan, task: TaskId, mark: EpochMark) -> None:
         saved = _of_savepoint(each)
         same = saved.partitions == each.partitions
         inboxes = {node.name for node in each.stage.stateful if isinstance(node, Dedupe)}
@@ -141,7 +170,7 @@ class Gathering:
             if same and old.partition != task.partition:
                 continue
             scratch = self._scratch / "source"
-            with Fetched(self._source, old.manifest, scratch, self._clock, self._entropy) as source:
+            with Fetched(self._source, old.manifest, scratch, self._clock, self._entropy, self._forms) as source:
                 _refuse_rows(each, source)
                 for step, was in each.steps.items():
                     keep = all_keys if same or step in inboxes else _of(task.partition, each.partitions)

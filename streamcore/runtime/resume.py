@@ -32,7 +32,7 @@ from streamcore.clock import Clock, Entropy
 from streamcore.errors import OffsetsLost, invariant
 from streamcore.log.metadata import RESUMING
 from streamcore.log.port import Admin, Log, OffsetCommit, Receipt, TopicInfo
-from streamcore.runtime.gathering import Gathering, own
+from streamcore.runtime.gathering import ROCKS, Forms, Gathering, own
 from streamcore.runtime.mapping import ResumePlan, StagePlan, misfits
 from streamcore.runtime.reset import ResetPlan, reset
 from streamcore.runtime.start import Start
@@ -112,6 +112,7 @@ class Resuming:
         replication: int | None = None,
         auto_partitions: int | None = None,
         tell: Callable[[str], None] = lambda line: None,
+        forms: Forms = ROCKS,
     ) -> None:
         """`source`: where the savepoint lies; `target`: the job's own checkpoints. `scratch` is made and deleted."""
         self._plan = plan
@@ -124,7 +125,7 @@ class Resuming:
         self._replication = replication
         self._auto_partitions = auto_partitions
         self._tell = tell
-        self._gathering = Gathering(plan, source, target, scratch, clock, entropy)
+        self._gathering = Gathering(plan, source, target, scratch, clock, entropy, forms)
 
     def begin(self, resume: ResumePlan, cleared: ResetPlan | None = None) -> None:
         """`cleared`: what the job has now, and what is to go. Raises what log and stores raise; and, before anything

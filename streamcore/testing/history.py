@@ -176,6 +176,10 @@ class History:
     inputs: dict[str, list[Record]] = field(default_factory=dict[str, list[Record]])
     outputs: dict[str, list[Record]] = field(default_factory=dict[str, list[Record]])
     frames: dict[TaskId, list[JournalFrame]] = field(default_factory=dict[TaskId, list[JournalFrame]])
+    begun: dict[TaskId, dict[str, dict[bytes, bytes]]] = field(
+        default_factory=dict[TaskId, dict[str, dict[bytes, bytes]]]
+    )
+    """Rows that tasks began with, by step: of a job that was resumed from a savepoint."""
     committed: dict[TopicPartition, OffsetTold] = field(default_factory=dict[TopicPartition, OffsetTold])
     """At the end."""
     unprocessed: int | None = None

@@ -7,7 +7,7 @@ numbers are those of the invariants in docs/proof.md.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +31,7 @@ class Verdict:
 
 Checker = Callable[[History], Verdict]
 Pairs = list[tuple[bytes | None, bytes | None]]
+Rows = dict[bytes, bytes]
 
 
 def judge(history: History, checkers: Sequence[Checker]) -> list[Verdict]:
@@ -155,7 +156,7 @@ def state_is_the_fold(history: History) -> Verdict:
         frames = history.frames.get(state.task, [])
         if history.cut_short:  # a worker may have been stopped between a commit and its own disk
             frames = [f for f in frames if state.mark is not None and f.frame.epoch <= state.mark.epoch]
-        folded = fold(frames)
+        folded = fold(frames, history.begun.get(state.task))
         for step, rows in state.rows.items():
             found = {key: value for key, value in rows.items() if key != MARK_KEY}
             want = folded.get(step, {})
@@ -165,15 +166,17 @@ def state_is_the_fold(history: History) -> Verdict:
     return _verdict(name, wrong)
 
 
-def fold(frames: Sequence[JournalFrame]) -> dict[str, dict[bytes, bytes]]:
-    folded: defaultdict[str, dict[bytes, bytes]] = defaultdict(dict)
+def fold(frames: Sequence[JournalFrame], begun: Mapping[str, Rows] | None = None) -> dict[str, Rows]:
+    """`begun`: the rows that the task began with, by step."""
+    folded: defaultdict[str, Rows] = defaultdict(dict)
+    folded.update((step, dict(rows)) for step, rows in (begun or {}).items())
     for placed in frames:
         for step, delta in placed.frame.deltas.items():
             _fold(folded[step], delta)
     return folded
 
 
-def _fold(rows: dict[bytes, bytes], delta: Delta) -> None:
+def _fold(rows: Rows, delta: Delta) -> None:
     for start, stop in delta.ranges:
         for key in [key for key in rows if start <= key < stop]:
             del rows[key]
@@ -424,7 +427,7 @@ def checkpoints_are_whole(history: History) -> Verdict:
         if seen.rows is None:
             continue
         frames = [f for f in history.frames.get(seen.task, []) if f.frame.lineage == seen.lineage]
-        folded = fold([f for f in frames if f.frame.epoch <= seen.epoch])
+        folded = fold([f for f in frames if f.frame.epoch <= seen.epoch], history.begun.get(seen.task))
         for step, rows in seen.rows.items():
             found = {key: value for key, value in rows.items() if key != MARK_KEY}
             if found != folded.get(step, {}):

@@ -156,6 +156,11 @@ class RecordingBroker(Broker):
                     kept.append((chunk, int(first), int(offset)))
         super().delete_records(before)
 
+    def delete(self, names: Sequence[str]) -> None:
+        super().delete(names)
+        for tp in [tp for tp in self._trimmed if tp.topic in names]:
+            del self._trimmed[tp]
+
     def _named(self, tp: TopicPartition) -> str | None:
         """The checkpoint that the metadata of the journal's task names now."""
         job, _, stage = tp.topic.partition(".journal.")

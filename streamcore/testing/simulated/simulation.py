@@ -79,33 +79,41 @@ class Simulation:
         scratch: Path | None = None,
         checkpoint_every_s: float = 2.0,
         retention: Retention | None = None,
+        shuffled: int | None = None,
+        before: Simulation | None = None,
     ) -> None:
         """With `scratch`, a directory for snapshots, the job has barriers, and a checkpoint store in memory.
-        `rocks`: local state on the real RocksDB, under this directory."""
-        self.scheduler = Scheduler(f"{seed}/order")
-        self.broker = RecordingBroker(self.scheduler, seed, partitions)
+        `rocks`: local state on the real RocksDB, under this directory. `shuffled`: partitions of the shuffles, where
+        not `partitions`. `before`: the life of the job that this one follows, on the same cluster; its feed goes on."""
+        self.scheduler = Scheduler(f"{seed}/order") if before is None else before.scheduler
+        self.broker = RecordingBroker(self.scheduler, seed, partitions) if before is None else before.broker
+        self._begun_s = self.scheduler.now_s
         self._plan = plan
         self._feedings = feedings
         self._schedule = schedule
         self._seed = seed
         self._workers = workers
         self._partitions = partitions
-        self._horizon_s = horizon_s
+        self._counts = {
+            stage.name: shuffled if shuffled is not None and stage.is_shuffle else partitions for stage in plan.stages
+        }
+        self._horizon_s = self._begun_s + horizon_s
         self._rocks = rocks
         self._scratch = scratch
         self._checkpoint_every_s = checkpoint_every_s
         self._retention = retention or Retention()
-        self._spoilt: set[str] = set()
+        self._spoilt: set[str] = set() if before is None else before._spoilt
         """Keys that the store keeps wrongly."""
         self._store_calls: defaultdict[int, int] = defaultdict(int)
         self._clock = SimulatedClock(self.scheduler, lambda: None)
         self._log = LocalLog(self.broker, self._clock, DirectWire(), Random(f"{seed}/log"))
-        self.store = MemoryObjects(self._clock, self._at_store)
+        self.store = MemoryObjects(self._clock) if before is None else before.store
+        self.store.faults = self._at_store
         self._slots: dict[int, Process] = {}
         self._processes: list[Process] = []
         self._disks: list[tuple[str, Disk]] = []
         self._wanted: set[int] = set(range(workers))
-        self._lives: defaultdict[int, int] = defaultdict(int)
+        self._lives: defaultdict[int, int] = defaultdict(int) if before is None else before._lives
         self._calls: defaultdict[int, int] = defaultdict(int)
         self._visits: defaultdict[tuple[int, str], int] = defaultdict(int)
         self._stopping: StopError | None = None
@@ -121,6 +129,21 @@ class Simulation:
     # --- the run --------------------------------------------------------------------------------------------------
 
     def run(self) -> History:
+        self.begin()
+        try:
+            self.scheduler.run(self._horizon_s + REST_S, self._enough)
+            if self._quiet < 2 and not self.cut_short:
+                self._stops.append("the job does not come to rest")
+            owners = {task: p for p in self._slots.values() if self._lives_now(p) for task in self._tasks_of(p)}
+        finally:
+            self.scheduler.end()
+        self.broker.heal()  # what is read from here on is the truth
+        for _, disk in self._disks:
+            disk.killed()
+        return self.recorded(owners)
+
+    def begin(self) -> None:
+        """Everything is set up, and nothing has happened yet."""
         feeder = self._log.producer(None)
         feeder.init(1.0)
         self._log.admin().topics()
@@ -132,23 +155,12 @@ class Simulation:
             feeder.flush(1.0)
 
         for feeding in self._feedings:
-            self.scheduler.at(feeding.at_s, partial(feed, feeding))
+            self.scheduler.at(self._begun_s + feeding.at_s, partial(feed, feeding))
         for injection in self._schedule.at_times():
-            self.scheduler.at(injection.nth, partial(self._timed, injection))
+            self.scheduler.at(self._begun_s + injection.nth, partial(self._timed, injection))
         for slot in range(self._workers):
             self._start(slot, self._new_disk(slot))
         self.scheduler.at(self._horizon_s, self._heal)
-        try:
-            self.scheduler.run(self._horizon_s + REST_S, self._enough)
-            if self._quiet < 2 and not self.cut_short:
-                self._stops.append("the job does not come to rest")
-            owners = {task: p for p in self._slots.values() if self._lives_now(p) for task in self._tasks_of(p)}
-        finally:
-            self.scheduler.end()
-        self.broker.heal()  # what is read from here on is the truth
-        for _, disk in self._disks:
-            disk.killed()
-        return self._recorded(owners)
 
     def _sources(self) -> list[str]:
         return [stage.topic for stage in self._plan.stages if not stage.is_shuffle]
@@ -180,8 +192,7 @@ class Simulation:
         if any(p.actor is not None and p.actor.paused for p in live):
             return False  # a sleeper may believe in tasks that are nobody's
         owned = [task for p in live for task in self._tasks_of(p)]
-        wanted = len(self._plan.stages) * self._partitions
-        return len(owned) == wanted and not any(
+        return len(owned) == sum(self._counts.values()) and not any(
             p.worker is None
             or not p.worker.joined
             or p.worker.progress().taking_over
@@ -193,7 +204,7 @@ class Simulation:
         """Records that wait for the job; where there are more than `at_least`, perhaps not all."""
         count = 0
         for stage in self._plan.stages:
-            tps = [TopicPartition(stage.topic, Partition(p)) for p in range(self._partitions)]
+            tps = [TopicPartition(stage.topic, Partition(p)) for p in range(self._counts[stage.name])]
             told = self.broker.committed(self._plan.job, tps, stable=False) or {}
             first = self.broker.first_offsets(tps)
             positions = {tp: max(told[tp].offset if tp in told else 0, first[tp]) for tp in tps}
@@ -366,13 +377,12 @@ class Simulation:
             case "stall":
                 sources = self._plan.stages
                 stage = sources[int(how[0]) % len(sources)]
-                tp = TopicPartition(stage.topic, Partition(int(how[0]) % self._partitions))
+                tp = TopicPartition(stage.topic, Partition(int(how[0]) % self._counts[stage.name]))
                 self.broker.stall(tp, self.scheduler.now_s + float(how[2]))
             case "behind":
                 stage = self._plan.stages[int(how[0]) % len(self._plan.stages)]
-                tp = TopicPartition(
-                    self._plan.journal_topic(stage.name), Partition(int(how[0]) // 4 % self._partitions)
-                )
+                journal, count = self._plan.journal_topic(stage.name), self._counts[stage.name]
+                tp = TopicPartition(journal, Partition(int(how[0]) // 4 % count))
                 self.broker.fall_behind(tp, self.scheduler.now_s + float(how[2]))
             case "move":
                 self.broker.move(COORDINATED[str(how[0])], self.scheduler.now_s + float(how[1]))
@@ -425,8 +435,8 @@ class Simulation:
 
     # --- the record -------------------------------------------------------------------------------------------------
 
-    def _recorded(self, owners: dict[TaskId, Process]) -> History:
-        standing = Standing(self._plan, self._partitions, self.broker, self.store, self._spoilt, self._disks)
+    def recorded(self, owners: dict[TaskId, Process]) -> History:
+        standing = Standing(self._plan, self._counts, self.broker, self.store, self._spoilt, self._disks)
         history = standing.history()
         history.stopped = self._stops
         history.cut_short = self.cut_short

@@ -39,13 +39,13 @@ class Standing:
     def __init__(
         self,
         plan: Plan,
-        partitions: int,
+        partitions: Mapping[str, int],
         broker: RecordingBroker,
         store: MemoryObjects,
         spoilt: set[str],
         disks: Sequence[tuple[str, Disk]],
     ) -> None:
-        """`spoilt`: keys that the store keeps wrongly; `disks`: each with its name."""
+        """`partitions`: by stage; `spoilt`: keys that the store keeps wrongly; `disks`: each with its name."""
         self._plan = plan
         self._partitions = partitions
         self._broker = broker
@@ -58,7 +58,7 @@ class Standing:
         plan, broker = self._plan, self._broker
         history = History(
             job=plan.job,
-            partitions={stage.topic: self._partitions for stage in plan.stages},
+            partitions={stage.topic: self._partitions[stage.name] for stage in plan.stages},
             stages={stage.name: stage.topic for stage in plan.stages},
             transactions=broker.transactions,
             offsets_sent=broker.offsets_sent,
@@ -74,7 +74,7 @@ class Standing:
             frames = self._frames(task)
             if frames:
                 history.frames[task] = frames
-        tps = [TopicPartition(stage.topic, Partition(p)) for stage in plan.stages for p in range(self._partitions)]
+        tps = [TopicPartition(plan.stage(task.stage).topic, task.partition) for task in self._tasks()]
         for tp, at in (broker.committed(plan.job, tps, stable=False) or {}).items():
             history.committed[tp] = OffsetTold(tp, at.offset, metadata.decode(at.metadata, str(tp)))
         return history
@@ -87,7 +87,11 @@ class Standing:
         history.journals_trimmed = self._journals_trimmed()
 
     def _tasks(self) -> list[TaskId]:
-        return [TaskId(stage.name, Partition(p)) for stage in self._plan.stages for p in range(self._partitions)]
+        return [
+            TaskId(stage.name, Partition(p))
+            for stage in self._plan.stages
+            for p in range(self._partitions[stage.name])
+        ]
 
     def read(self, topic: str) -> list[Record]:
         if topic not in self._broker.topics([topic]):
@@ -169,9 +173,7 @@ class Standing:
 
     def _journals_trimmed(self) -> list[Trimmed]:
         journals = {
-            TopicPartition(self._plan.journal_topic(stage.name), Partition(p)): TaskId(stage.name, Partition(p))
-            for stage in self._plan.stages
-            for p in range(self._partitions)
+            TopicPartition(self._plan.journal_topic(task.stage), task.partition): task for task in self._tasks()
         }
         deleted = self._broker.deleted
         return [Trimmed(step, journals[tp], before, named) for step, tp, before, named in deleted if tp in journals]
