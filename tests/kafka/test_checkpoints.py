@@ -37,10 +37,11 @@ class Keeping(Shell):
         self.log = KafkaLog(bootstrap)
         self.metrics = _free_port()
 
-    def topics(self) -> None:
+    def topics(self, lines: int = PARTITIONS) -> None:
+        """`lines`: how many partitions the input has, and so has the shuffle."""
         admin = self.log.admin()
-        for name in (self.lines, self.counts):
-            admin.create(name, PARTITIONS, {})
+        for name, partitions in ((self.lines, lines), (self.counts, PARTITIONS)):
+            admin.create(name, partitions, {})
         admin.close()
 
     def start(self, *arguments: str, kafka: bool = True) -> subprocess.Popen[str]:

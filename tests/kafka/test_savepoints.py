@@ -14,16 +14,18 @@ from streamcore.cli.main import app
 from streamcore.errors import EXIT_STOP
 from streamcore.runtime.resume import Resuming
 from streamcore.types import Partition, TopicPartition
-from tests.kafka.test_checkpoints import SHUFFLE, Keeping
+from tests.kafka.test_checkpoints import PARTITIONS, SHUFFLE, Keeping
 from tests.kafka.test_command_line import eventually, some_lines
 
 
 @pytest.fixture
-def keeping(bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Keeping]:
+def keeping(
+    request: pytest.FixtureRequest, bootstrap: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Keeping]:
     monkeypatch.setenv("STREAMCORE_CHECKPOINTS__INTERVAL", "1h")
     monkeypatch.setenv("STREAMCORE_CHECKPOINTS__STORE", f"file://{tmp_path}/kept")
     keeping = Keeping(bootstrap, tmp_path)
-    keeping.topics()
+    keeping.topics(getattr(request, "param", PARTITIONS))
     yield keeping
     keeping.end()
     keeping.log.close()
@@ -45,10 +47,12 @@ def fed(keeping: Keeping, lines: list[str]) -> None:
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.parametrize("keeping", [4], indirect=True)
 def test_a_running_job_is_rescaled_twice_and_nothing_is_lost_or_repeated(keeping: Keeping) -> None:
     lines = some_lines(3_000)
     worker = keeping.run()
     fed(keeping, lines[:1_000])
+    assert shuffle_partitions(keeping) == 4
     for partitions, begin in ((12, 1_000), (3, 2_000)):
         eventually(lambda begin=begin: True if sum_of(keeping) >= begin - 500 else None)
         told = keeping("rescale", "count.py:job", "--partitions", str(partitions), "--yes")
@@ -156,9 +160,10 @@ def test_workers_that_are_killed_in_the_middle_of_barriers_repeat_nothing(
 
 def sum_of(keeping: Keeping) -> int:
     """Lines whose words were all counted, at least."""
-    tps = [TopicPartition(keeping.lines, Partition(p)) for p in range(2)]
     admin = keeping.log.admin()
     try:
+        partitions = admin.topics([keeping.lines])[keeping.lines].partitions
+        tps = [TopicPartition(keeping.lines, Partition(p)) for p in range(partitions)]
         return sum(at.offset for at in admin.committed(keeping.job, tps, 10.0, stable=False).values())
     finally:
         admin.close()
