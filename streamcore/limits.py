@@ -17,6 +17,8 @@ CHECKPOINT_INTERVAL_S = 30.0
 """The soft timer of barriers, where nothing asks for one earlier."""
 BARRIER_TIMEOUT_S = 120.0
 """A barrier that is not complete after this is abandoned, and everyone goes on."""
+FLUSH_BEFORE_CUT_S = 2.0
+"""A source's cut waits so long for what is in memory to go to files; the rest goes on the processing thread."""
 CONTROL_INTERVAL_S = 0.05
 CONTROL_INTERVAL_OPEN_S = 0.005
 """How often a worker reads the control topic; while a barrier is open, tasks may be waiting for it."""

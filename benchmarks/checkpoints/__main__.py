@@ -2,8 +2,8 @@
 
     python -m benchmarks.checkpoints [--mb N] [--changed-mb N] [--barriers N] [--records N] [--rounds N] [--only PART]
 
-A Kafka broker is started for the run and ended with it; the store is a directory on the same disk. The table goes to the
-terminal and to benchmarks/checkpoints/results.md. A benchmark reports; it fails for no figure.
+A Kafka broker is started for the run and ended with it; the store is a directory on the same disk. The table goes to
+the terminal and to benchmarks/checkpoints/results.md. A benchmark reports; it fails for no figure.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The throughput benchmark's job with a shuffle, with barriers each ten seconds and without any, in alternating pairs."""
+"""The benchmark job with a shuffle, with barriers each ten seconds and without any, in alternating pairs."""
 
 from __future__ import annotations
 

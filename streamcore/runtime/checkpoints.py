@@ -47,6 +47,7 @@ from streamcore.runtime.control import Recovery
 from streamcore.runtime.cutting import Checkpointed, Unstored
 from streamcore.runtime.digests import Digests
 from streamcore.runtime.drill import Drill, Drilling
+from streamcore.runtime.flushing import Flushing
 from streamcore.runtime.rehearsal import Rehearsal
 from streamcore.runtime.restores import Restores
 from streamcore.runtime.task import Task
@@ -214,6 +215,7 @@ class Checkpoints:
         """Of each task's newest checkpoint, as far as it is known."""
         self._epoch_bytes: dict[TaskId, int] = {}
         """In its journal, as its owner has told last."""
+        self._flushing = Flushing(lambda: how.work("flush"), clock)
         self._digests = Digests(how.form, how.digest_share, clock)
         self._drill = Drill(
             plan.job,
@@ -296,6 +298,9 @@ class Checkpoints:
             self._state_bytes[told.task] = told.state_bytes
             self._epoch_bytes[told.task] = told.epoch_bytes
         self._how.rates.adopt(told.restore_bytes_s, told.replay_bytes_s)
+
+    def flushed(self, barrier: int, tasks: Sequence[Task]) -> bool:
+        return self._flushing.over(barrier, tasks)
 
     def begin(self, task: Task, barrier: int | None) -> None:
         """Raises StateDirError, StateDamaged as the store does."""

@@ -75,6 +75,10 @@ class Checkpointer(Protocol):
         """From this worker or another one."""
         ...
 
+    def flushed(self, barrier: int, tasks: Sequence[Task]) -> bool:
+        """These tasks, all that run, will cut for the open barrier: whether those may now that need no marker."""
+        ...
+
     def begin(self, task: Task, barrier: int | None) -> None:
         """Of the task as it stands, just committed: its files are taken now, and uploaded later."""
         ...
@@ -257,8 +261,10 @@ class Cutting:
         """Marks the tasks that have to cut now, and gives all that have to commit whether or not they were fed."""
         found: list[Task] = []
         self._decision = None
-        for task in self._tasks():
-            if task.cutting is None:
+        tasks, barrier = list(self._tasks()), self.barriers.open
+        may_cut = barrier is not None and self._checkpointer.flushed(barrier.number, tasks)
+        for task in tasks:
+            if task.cutting is None and may_cut:
                 task.cutting = self.barriers.must_cut(task.stage, task.cut)
             if task.id == self._coordinator.task:
                 self._decision = self._coordinator.next()

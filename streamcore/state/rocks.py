@@ -10,13 +10,15 @@ it loses them in one column family only, the marks differ, and the store says St
 This is the one module of state/ that imports rocksdict. Its errors are plain Exceptions with RocksDB's status as text;
 `mapped` turns them into ours. Block cache and memtables are bounded for the whole process.
 
-Threads: a store belongs to the thread that opened it; RocksDB's own threads flush and compact.
+Threads: a store belongs to the thread that opened it, except that `flush` may be called on another; RocksDB's own
+threads flush and compact.
 """
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import islice
@@ -99,6 +101,7 @@ class RocksStore:
         self._steps = steps
         self._database: rocksdict.Rdict | None = database
         self._scratch = scratch
+        self._flushing = threading.Lock()
         self._columns = {step: RocksColumn(database.get_column_family(step), path, scratch is None) for step in steps}
         self._handles = {name: database.get_column_family_handle(name) for name in (DEFAULT, *steps)}
 
@@ -171,13 +174,17 @@ class RocksStore:
         self._write(batch, mark, self._handles)
 
     def flush(self, wait: bool) -> None:
-        """Memtables to files; without `wait` RocksDB's own threads write them, and a snapshot soon after finds little
-        left. Either way it may wait for a while, when RocksDB is behind: so it may be called on another thread."""
-        try:
-            for family in (self._open(), *(self._open().get_column_family(step) for step in sorted(self._steps))):
-                family.flush(wait)
-        except Exception as error:
-            raise failed(error, self._path, "flushing", self._scratch is None) from error
+        """Memtables to files, so that a snapshot soon after finds little left. Without `wait` too it may take a while,
+        when RocksDB is behind: so it may be called on another thread, and Python's lock is free meanwhile. `close`
+        waits for it; of a closed store it does nothing."""
+        with self._flushing:
+            if self._database is None:
+                return
+            try:
+                for name in (DEFAULT, *sorted(self._steps)):
+                    self._database.get_column_family(name).flush(wait)
+            except Exception as error:
+                raise failed(error, self._path, "flushing", self._scratch is None) from error
 
     def snapshot(self, path: Path) -> None:
         """All of it as it is now, in a new state directory on the same disk: hard links, after a flush of each column
@@ -194,6 +201,10 @@ class RocksStore:
             raise failed(error, self._path, "snapshotting", self._scratch is None) from error
 
     def close(self) -> None:
+        with self._flushing:
+            self._close()
+
+    def _close(self) -> None:
         if self._database is None:
             return
         for column in self._columns.values():
@@ -278,6 +289,15 @@ def _memtables() -> rocksdict.WriteBufferManager:
     return rocksdict.WriteBufferManager(limits.STATE_MEMTABLE_BYTES, False)
 
 
+def _compaction() -> rocksdict.UniversalCompactOptions:
+    """Whole runs are merged with those of their size, so that a change is rewritten seldom: what is rewritten is what
+    a checkpoint uploads."""
+    compaction = rocksdict.UniversalCompactOptions()
+    compaction.max_size_amplification_percent = 200
+    compaction.size_ratio = 1
+    return compaction
+
+
 def _options() -> rocksdict.Options:
     table = rocksdict.BlockBasedOptions()
     table.set_block_cache(_shared_cache())
@@ -295,7 +315,8 @@ def _options() -> rocksdict.Options:
     options.set_memtable_prefix_bloom_ratio(0.02)
     options.set_memtable_whole_key_filtering(True)
     options.set_compression_type(rocksdict.DBCompressionType.lz4())
-    options.set_level_compaction_dynamic_level_bytes(True)
+    options.set_compaction_style(rocksdict.DBCompactionStyle.universal())
+    options.set_universal_compaction_options(_compaction())
     options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.point_in_time())
     options.set_max_total_wal_size(limits.STATE_WAL_BYTES)
     options.set_max_background_jobs(2)

@@ -187,3 +187,9 @@ def test_every_status_of_rocksdb_is_one_of_our_errors(status: str, expected: typ
     assert type(error) is expected
     assert status in error.what
     assert error.remedy or not isinstance(error, StopError)
+
+
+def test_a_flush_on_another_thread_of_a_store_that_was_closed_does_nothing(tmp_path: Path) -> None:
+    store = RocksStore.open(tmp_path / "task", ["count"], job="job", task=TaskId("lines", Partition(0)))
+    store.close()
+    store.flush(wait=True)
