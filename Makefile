@@ -8,8 +8,11 @@ ROUNDS ?= 3
 MINUTES ?= 25
 SEED   ?=
 REPORT ?=
+MB ?= 1000
+CHANGED_MB ?= 20
+BARRIERS ?= 20
 
-.PHONY: demo test lint bench chaos planted seeds clean
+.PHONY: demo test lint bench bench-checkpoints chaos planted seeds clean
 
 demo: $(VENV)/base.ok
 	$(BIN)/streamcore demo
@@ -24,6 +27,10 @@ lint: $(VENV)/test.ok
 
 bench: $(VENV)/test,bench.ok
 	$(BIN)/python -m benchmarks --records $(N) --rounds $(ROUNDS)
+	@echo "Barriers, checkpoints, restores (about 12 minutes more): make bench-checkpoints"
+
+bench-checkpoints: $(VENV)/test,bench.ok
+	$(BIN)/python -m benchmarks.checkpoints --mb $(MB) --changed-mb $(CHANGED_MB) --barriers $(BARRIERS) --rounds $(ROUNDS)
 
 chaos: $(VENV)/test.ok
 	$(BIN)/python -m chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(REPORT),--report $(REPORT))

@@ -37,12 +37,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=PARTS, action="append")
     given = parser.parse_args()
+    load = os.getloadavg()[0]
     with (
         tempfile.TemporaryDirectory(prefix="streamcore-bench-") as directory,
         closing(Local(heap="1g", fast_start=False)) as broker,
     ):
         found = list(run(given, Cluster(broker.bootstrap), Path(directory)))
-    report(given, found)
+    report(given, found, load)
 
 
 def run(given: argparse.Namespace, cluster: Cluster, directory: Path) -> Iterable[Line]:
@@ -76,11 +77,11 @@ def large(cluster: Cluster, where: str, room: Path, shape: Shape) -> Iterable[Li
     yield from restores.lines(where, room / "store", room)
 
 
-def report(given: argparse.Namespace, found: list[Line]) -> None:
+def report(given: argparse.Namespace, found: list[Line], load: float) -> None:
+    """`load`: of the machine before the run."""
     shape = f"MB={given.mb} CHANGED_MB={given.changed_mb:g} BARRIERS={given.barriers}"
-    load = " / ".join(f"{one:.1f}" for one in os.getloadavg())
     told = [
-        f"`make bench-checkpoints {shape}`, {date.today().isoformat()}: {machine()}. Load at its end: {load}.",
+        f"`make bench-checkpoints {shape}`, {date.today().isoformat()}: {machine()}. Load before it: {load:.1f}.",
         "",
         *markdown(found),
     ]
