@@ -154,7 +154,7 @@ class Gathering:
             snapshot = take(store, path.with_name(path.name + SUFFIX))
         finally:
             store.close()
-        uploader = Uploader(self._target, self._plan.job, task, self._clock, self._entropy)
+        uploader = Uploader(self._target, self._plan.job, task, self._clock, self._entropy, self._forms.read)
         versions = {step: saved.steps[old].version for step, old in each.steps.items()}
         uploaded = uploader.upload(snapshot, Facts(self._plan.version, versions))
         shutil.rmtree(path, ignore_errors=True)
