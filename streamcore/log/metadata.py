@@ -53,9 +53,13 @@ class Metadata:
             self.mode,
             self.previous,
         )
-        text = PREFIX + ";".join("" if f is None else quote(str(f), safe=_SAFE) for f in fields)
+        text = PREFIX + ";".join("" if f is None else _quoted(str(f)) for f in fields)
         invariant(len(text) < limits.METADATA_BYTES, f"offset metadata of {len(text)} bytes is over the limit")
         return text
+
+
+def _quoted(field: str) -> str:
+    return field if field.isalnum() and field.isascii() else quote(field, safe=_SAFE)
 
 
 RESUMING: Final = "resuming"
@@ -84,7 +88,9 @@ def decode(text: str, where: str) -> Metadata:
             f"the committed offset of {where} carries no streamcore metadata ({text[:60]!r}): another tool has set it",
             "`streamcore recover JOB` rewrites offsets from the journal; `streamcore reset JOB` starts over",
         )
-    lineage, epoch, nonce, end, checkpoint, watermark, cut, slot, topology, mode, previous = map(unquote, fields)
+    lineage, epoch, nonce, end, checkpoint, watermark, cut, slot, topology, mode, previous = (
+        map(unquote, fields) if "%" in text else fields
+    )
     return Metadata(
         lineage=lineage,
         epoch=Epoch(int(epoch)),

@@ -116,6 +116,8 @@ class RecordingBroker(Broker):
 
     def moving_s(self, request: str) -> float:
         """For how long nobody will answer the request."""
+        if not self._moving:
+            return 0.0
         now_s = self._scheduler.now_s
         return max([until_s - now_s for requests, until_s in self._moving if request in requests], default=0.0)
 
