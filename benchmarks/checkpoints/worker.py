@@ -4,8 +4,8 @@ Each line that it appends to --events is a JSON object, `what` one of
 
     assigned, running      a takeover's begin; its tasks run
     slice                  the first one since then
-    gap                    from one slice's end to the next one's begin: seconds, and whether a commit, and a snapshot,
-                           lay between
+    gap                    from one slice's end to the next one's begin: seconds, whether a commit, and a snapshot, lay
+                           between, and how much of it came after the commit
     stored                 a checkpoint: its new bytes and all of its bytes
     pause                  a task stood still at a barrier: from the commit that was its cut until it was fed again
     decided                a barrier is over
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import signal
 import time
@@ -68,7 +69,8 @@ class Watched(Metrics):
             self.tell("slice")
         gap_s = now_s - self._slice_end_s
         if self._slice_end_s and (gap_s >= GAP_S or self._snapshot):
-            self.tell("gap", seconds=gap_s, commit=self._commit, snapshot=self._snapshot)
+            after_s = now_s - self._applied_s[-1] if self._commit else 0.0
+            self.tell("gap", seconds=gap_s, commit=self._commit, snapshot=self._snapshot, after=after_s)
         self._commit = self._snapshot = False
 
     def rebalanced(self, what: str) -> None:  # type: ignore[override]
@@ -106,6 +108,7 @@ def main() -> None:
     parser.add_argument("--every-s", type=float, default=3_600.0)
     parser.add_argument("--every-records", type=int, default=0)
     given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     clock, plan, watched = SystemClock(), JOBS[given.job].plan(), Watched(given.events)
     log, stores = KafkaLog(given.kafka), RocksStores(given.state_dir, plan.job, FIRST_SLOT)
     checkpointing = Checkpointing(
