@@ -51,7 +51,7 @@ def lines(job: str, root: Path, scratch: Path) -> list[Line]:
             "restore from a directory / cp -r and sha256sum",
             median(from_directory) / base,
             2,
-            f"{median(from_directory):.2f} s / {base:.2f} s (sha256sum {median(hashing):.2f}), {size}, all in memory's cache",
+            f"{median(from_directory):.2f} s / {base:.2f} s (sha256sum {median(hashing):.2f}), {size}, in the cache",
         ),
         Line(
             "restore from the S3 server beside it (moto) / the same",
