@@ -43,6 +43,8 @@ EXIT_STEP_ASIDE = 11
 EXIT_REBUILD = 12
 EXIT_RETRY = 13
 EXIT_HUNG = 14
+EXIT_AT_SAVEPOINT = 15
+"""Of a supervised worker: the job has stopped at a savepoint, as it was asked to."""
 EXIT_DIFFERENT = 20
 EXIT_UNKNOWN = 21
 

@@ -34,7 +34,7 @@ from streamcore.cli.options import Checkpoints, Config, Kafka, StateDir, Target,
 from streamcore.clock import SystemClock, SystemEntropy
 from streamcore.codecs import kinds
 from streamcore.config import Settings, load
-from streamcore.errors import EXIT_DONE, EXIT_HUNG, SettingsError
+from streamcore.errors import EXIT_AT_SAVEPOINT, EXIT_DONE, EXIT_HUNG, SettingsError
 from streamcore.log.port import Admin, Log
 from streamcore.observe.metrics import Metrics, MetricsServer
 from streamcore.runtime.budget import Promised
@@ -210,7 +210,7 @@ def _alone(wanted: Wanted) -> int:
             finally:
                 beside.close()
                 watchdog.close()
-    return EXIT_DONE
+    return EXIT_AT_SAVEPOINT if link is not None and worker.at_savepoint else EXIT_DONE
 
 
 def _collect_seldom() -> None:

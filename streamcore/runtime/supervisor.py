@@ -31,7 +31,15 @@ from typing import Final, Protocol
 
 from streamcore import limits
 from streamcore.clock import Clock, Entropy
-from streamcore.errors import EXIT_DONE, EXIT_HUNG, EXIT_REBUILD, EXIT_RETRY, EXIT_STEP_ASIDE, EXIT_STOP
+from streamcore.errors import (
+    EXIT_AT_SAVEPOINT,
+    EXIT_DONE,
+    EXIT_HUNG,
+    EXIT_REBUILD,
+    EXIT_RETRY,
+    EXIT_STEP_ASIDE,
+    EXIT_STOP,
+)
 from streamcore.types import Slot
 
 logger = logging.getLogger(__name__)
@@ -178,6 +186,10 @@ class Supervisor:
             self._exit_code = code if self._exit_code is None else self._exit_code
             self._stopping = True
             place.state = SlotState.OVER
+        elif code == EXIT_AT_SAVEPOINT:
+            logger.info("slot %d ended at a savepoint that stops the job: all end", place.slot)
+            self._stopping = True
+            place.state = SlotState.OVER
         elif code == EXIT_STEP_ASIDE:
             logger.warning("slot %d stepped aside for a newer worker and is left alone", place.slot)
             place.state = SlotState.ASIDE
@@ -222,6 +234,7 @@ def meaning(code: int) -> str:
         EXIT_REBUILD: "rebuild",
         EXIT_RETRY: "retry",
         EXIT_HUNG: "hung",
+        EXIT_AT_SAVEPOINT: "at a savepoint",
     }
     if code < 0:
         return f"signal {-code}"

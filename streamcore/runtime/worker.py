@@ -553,6 +553,11 @@ class Worker:
         return found[0] if found else tasks[0].runner.peek(step, key)
 
     @property
+    def at_savepoint(self) -> bool:
+        """The job has stopped, at a savepoint: nothing is to be started again."""
+        return self._cutting is not None and self._cutting.stopping
+
+    @property
     def stopping(self) -> bool:
         """`run` returns after this turn: it was asked to, or the job stopped at a savepoint."""
         return self._stopping

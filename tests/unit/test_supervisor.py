@@ -8,7 +8,15 @@ import pytest
 
 from streamcore import limits
 from streamcore.clock import SeededEntropy
-from streamcore.errors import EXIT_DONE, EXIT_HUNG, EXIT_REBUILD, EXIT_RETRY, EXIT_STEP_ASIDE, EXIT_STOP
+from streamcore.errors import (
+    EXIT_AT_SAVEPOINT,
+    EXIT_DONE,
+    EXIT_HUNG,
+    EXIT_REBUILD,
+    EXIT_RETRY,
+    EXIT_STEP_ASIDE,
+    EXIT_STOP,
+)
 from streamcore.runtime.supervisor import ProcessChild, Supervisor, Told, meaning
 from streamcore.types import Slot
 
@@ -89,6 +97,20 @@ def test_a_dead_slot_is_started_again_alone(code: int) -> None:
     house.until_born(4)
     assert house.born[3].slot == 1
     assert [child.signals for child in house.born] == [[], [], [], []]
+
+
+def test_a_job_that_stopped_at_a_savepoint_is_not_started_again() -> None:
+    """Nor is a slot that was waiting for its turn: it would go on behind the savepoint."""
+    house = House(3)
+    house.step()
+    house.alive(2).code = EXIT_REBUILD
+    house.step(0.001)
+    house.alive(0).code = EXIT_AT_SAVEPOINT
+    code = None
+    for _ in range(100):
+        code = house.step() if code is None else code
+    assert code == EXIT_DONE
+    assert len(house.born) == 3
 
 
 def test_a_slot_that_keeps_dying_waits_longer_each_time_up_to_the_cap() -> None:
