@@ -18,6 +18,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -93,7 +94,7 @@ class Restorer:
         for epoch in self.candidates(job, task, lineage, committed):
             key = layout.manifest(task, lineage, epoch)
             try:
-                manifest = self._retry(lambda key=key: load(self._store, key))
+                manifest = self._manifest(key)
                 why = accept(manifest) or ""
                 wrong = dict[str, str]() if why else self._into_place(manifest, target, progress)
             except (CheckpointDamaged, StateDamaged, StateMismatch) as error:
@@ -104,6 +105,12 @@ class Restorer:
             rejected.append(Rejected(key, why or "; ".join(wrong.values()), frozenset(wrong)))
             logger.warning("checkpoint %s cannot be restored, an older one is tried: %s", key, rejected[-1].why)
         return Restored(None, tuple(rejected), self._clock.monotonic_s() - began_s)
+
+    def _manifest(self, key: str) -> Manifest:
+        try:
+            return self._retry(lambda: load(self._store, key))
+        except CheckpointDamaged:  # perhaps on the way to us
+            return self._retry(lambda: load(self._store, key))
 
     def candidates(self, job: str, task: TaskId, lineage: str, committed: Epoch) -> list[Epoch]:
         """Newest first."""
@@ -154,7 +161,9 @@ class Restorer:
         layout = Layout(manifest.job)
 
         def one(file: File) -> str | None:
-            return self._retry(lambda: self._file(layout.object(file.object), file, into / file.name, progress))
+            """What is wrong is asked for once more: it may be the way that spoilt it, and there may be no other."""
+            fetch = partial(self._file, layout.object(file.object), file, into / file.name, progress)
+            return self._retry(fetch) and self._retry(fetch)
 
         wrong = zip(manifest.files, self._each(one, manifest.files), strict=True)
         return {file.object: why for file, why in wrong if why}

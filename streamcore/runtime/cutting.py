@@ -132,6 +132,8 @@ class Cutting:
         self._clock = clock
         self._tasks = tasks
         coordinator.save = checkpointer.save
+        self._there = False
+        """The control topic was read to its end once: what comes behind that is said while we run."""
         self._stops_at: int | None = None
         self.stopping = False
         """The barrier that stops the job is complete."""
@@ -199,7 +201,8 @@ class Cutting:
                 self._checkpointer.forget(self._control, self._starts[0])
 
     def _look_for_the_stop(self) -> None:
-        """A worker that was there when the barrier was open ends with it; one that is started later goes on."""
+        """A worker that was there when the barrier began, or was open, ends with it; one that is started later goes
+        on."""
         last = self.barriers.last
         if last is None or not last.start.stops:
             return
@@ -228,10 +231,13 @@ class Cutting:
                 said = decode(value or b"", f"{run.tp} at offset {offset}")
                 if isinstance(said, Start):
                     self._starts.append(Offset(offset))
+                    if said.stops and self._there:
+                        self._stops_at = said.barrier  # it may be complete when we hear of it: we had no task, or slept
                 if isinstance(said, Recovery):
                     self._checkpointer.heard(said)
                 elif said is not None:
                     self.barriers.hear(said)
+        self._there = self._there or self._control in self._reader.ended()
         return self._reader
 
     def _first(self) -> Offset:

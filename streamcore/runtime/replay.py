@@ -49,13 +49,16 @@ class Replay:
         store: Store,
         target: Metadata | None,
         check: Callable[[Origin], None],
+        rejected: str = "",
     ) -> None:
         """`target` None: nothing is committed, so there may be no frame that counts. `check` raises TopicError when
-        the topics are not those of these facts of genesis."""
+        the topics are not those of these facts of genesis. `rejected`: checkpoints that could not be restored before
+        this, and why."""
         self._task = task
         self._store = store
         self._target = target
         self._check = check
+        self._rejected = rejected
         self._assembler = FrameAssembler(str(journal), chained=True)
         self._mark = store.mark()
         self._local = self._mark is not None
@@ -148,8 +151,10 @@ class Replay:
         if self._mark is None and placed.frame.checkpoint is not None:
             raise OffsetsLost(
                 f"task {self._task}: its state began with the checkpoint {placed.frame.checkpoint} (of a savepoint), "
-                "which was not restored",
-                "run the job with the --checkpoints that it was resumed with",
+                f"which was not restored ({self._rejected or 'it is not in the store'})",
+                "make that one whole again (a copy of its objects), or resume from the savepoint anew"
+                if self._rejected
+                else "run the job with the --checkpoints that it was resumed with",
             )
         refuse_dropped(placed.frame.deltas, self._store.steps, f"the journal of task {self._task}")
         mark = mark_of(placed)

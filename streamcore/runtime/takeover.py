@@ -70,6 +70,8 @@ class Taking:
         self.replay: Replay | None = None
         self.restoring: Restoring | None = None
         self.distrusted: frozenset[str] = frozenset()
+        self.rejected = ""
+        """Checkpoints that could not be restored, and why."""
         self.caught_up = False
 
 
@@ -128,7 +130,7 @@ class Takeover:
         try:
             return self._advance()
         except OffsetsLost as error:
-            if self.step is Step.REPLAY and self._read_again() != self._told:
+            if self.step in (Step.RESTORE, Step.REPLAY) and self._read_again() != self._told:
                 raise MembershipChanged(f"others committed while the tasks were taken over: {error.what}") from error
             raise
 
@@ -286,6 +288,7 @@ class Takeover:
         found = restoring.value
         assert isinstance(found, Restored)
         taking.distrusted = frozenset[str]().union(*(each.objects for each in found.rejected))
+        taking.rejected = "; ".join(f"{each.key}: {each.why}" for each in found.rejected)
         if found.manifest is not None:
             how.folders.adopt(taking.id)
             self._restored_bytes += found.manifest.size_bytes
@@ -293,10 +296,9 @@ class Takeover:
             self._metrics.restored(found.seconds)
             logger.info("task %s: restored at epoch %d in %.1f s", taking.id, found.manifest.epoch, found.seconds)
         elif self._admin.first_offsets([self._journal(taking)])[self._journal(taking)] > 0:
-            told = "; ".join(f"{each.key}: {each.why}" for each in found.rejected) or "there is none"
             raise OffsetsLost(
                 f"task {taking.id}: no checkpoint in {how.store.place} can be restored, and its journal begins after "
-                f"the first epoch ({told})",
+                f"the first epoch ({taking.rejected or 'there is none'})",
                 "make the store whole again (a copy of its objects, the right --checkpoints), or start over with "
                 "`streamcore reset JOB`",
             )
@@ -313,7 +315,7 @@ class Takeover:
         def check(origin: Origin) -> None:
             self._start.check(taking.id, taking.stage, origin)
 
-        return Replay(taking.id, self._journal(taking), store, taking.metadata, check)
+        return Replay(taking.id, self._journal(taking), store, taking.metadata, check, taking.rejected)
 
     def _opened(self, taking: Taking) -> tuple[Store | None, str]:
         """The local store, and why it cannot be used ("" when it can)."""

@@ -13,7 +13,7 @@ import pytest
 
 from streamcore import Job, State, Topic, Value, agg
 from streamcore.checkpoint import savepoint as savepoints
-from streamcore.checkpoint.memory import MemoryObjects
+from streamcore.checkpoint.memory import Fault, MemoryObjects
 from streamcore.checkpoint.store import read
 from streamcore.clock import SeededEntropy
 from streamcore.errors import CheckpointDamaged, OffsetsLost, SettingsError, StateMismatch, StreamcoreError, TopicError
@@ -161,6 +161,56 @@ def test_a_job_that_stopped_at_a_savepoint_goes_on_when_started_again(stopped: C
     stopped.send(*LINES[40:])
     stopped.run(worker, 300)
     assert stopped.latest() == expected(LINES)
+    worker.close()
+
+
+def test_a_worker_that_hears_of_the_stop_when_it_is_over_ends_too(cluster: Cluster) -> None:
+    """It has no task, or slept: it was there when the savepoint was asked for."""
+    workers = [cluster.worker(word_count(), slot=slot) for slot in range(3)]
+    cluster.send(*LINES[:30])
+    for _ in range(400):
+        for worker in workers:
+            cluster.run(worker, 1)
+    (idle,) = [worker for worker in workers if not worker.progress().tasks]
+    cluster.ask("wc", "s1", stops=True)
+    busy = [worker for worker in workers if worker is not idle]
+    for _ in range(600):
+        for worker in busy:
+            cluster.run(worker, 1)
+    assert all(worker.stopping for worker in busy)
+    cluster.run(idle, 50)
+    assert idle.stopping
+    for worker in workers:
+        worker.close()
+
+
+def test_what_is_spoilt_on_its_way_from_the_store_once_is_asked_for_again(stopped: Cluster) -> None:
+    """A job that has just begun from a savepoint has no older checkpoint to go back to."""
+    stopped.reset("wc")
+    stopped.resume(word_count(), "s1", Changes(partitions=3))
+    spoilt: set[str] = set()
+
+    def once(call: str, key: str) -> Fault | None:
+        if call != "get" or key in spoilt or "owner" in key:
+            return None
+        spoilt.add(key)
+        return Fault("corrupt")
+
+    stopped.store.faults = once
+    worker = stopped.worker(word_count())
+    stopped.send(*LINES[40:])
+    stopped.run(worker, 300)
+    assert spoilt and stopped.latest() == expected(LINES)
+    worker.close()
+
+
+def test_a_begun_job_whose_checkpoint_is_damaged_says_what_is_wrong_with_it(stopped: Cluster) -> None:
+    stopped.resume(word_count("copy"), "s1")
+    for stat in stopped.store.list("copy/objects/"):
+        stopped.store.replace(stat.key, bytes(stat.size))
+    worker = stopped.worker(word_count("copy"))
+    with pytest.raises(OffsetsLost, match=r"was not restored .*is not what its name says"):
+        stopped.run(worker)
     worker.close()
 
 
