@@ -125,7 +125,7 @@ def test_a_store_that_spoils_checkpoints_loses_nothing() -> None:
     seen = Counter[str]()
 
     def look(history: chaos.History) -> str | None:
-        seen.update(state for _, state in history.run.barriers)
+        seen.update(state for _, state in history.run.barriers or ())
         return None
 
     faults = [chaos.CorruptCheckpoint(rate=0.1), chaos.Kill(), chaos.Disk(rate=0.02)]
