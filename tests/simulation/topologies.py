@@ -92,8 +92,8 @@ COPIES = Topic("copies", str)
 WORDS: Final = ["to", "be", "or", "not", "that", "is", "the", "question", "whether", "tis", "nobler", "in", "mind"]
 
 
-def word_count() -> Job:
-    job = Job("words")
+def word_count(name: str = "words") -> Job:
+    job = Job(name)
     lines = job.stream(LINES)
     lines.to(COPIES)
     lines.flat_map(str.split).key_by("by-word", str.lower).aggregate("count", agg.count()).to(COUNTS)
@@ -137,8 +137,8 @@ TRANSFERS = Topic("transfers", Transfer, key=str)
 BOOKED = Topic("booked", str, key=str)
 
 
-def deduped() -> Job:
-    job = Job("accounts")
+def deduped(name: str = "accounts") -> Job:
+    job = Job(name)
     transfers = job.stream(TRANSFERS)
     transfers.dedupe("seen", by=lambda t: t.id, keep=timedelta(days=1)).process("account", Account, book).to(BOOKED)
     return job
@@ -264,8 +264,8 @@ HIGHEST = Topic("highest", int, key=str)
 SALES = Topic("sales", tuple[str, ...], key=str)
 
 
-def regions() -> Job:
-    job = Job("regions")
+def regions(name: str = "regions") -> Job:
+    job = Job(name)
     sales = job.stream(ONLINE).merge(job.stream(COUNTER))
     shops = sales.key_by("by-shop", lambda sale: sale.shop).process("shop", Ledger, in_shop)
     by_region = shops.key_by("by-region", lambda sale: sale.region)

@@ -134,7 +134,7 @@ class Simulation:
             self.scheduler.run(self._horizon_s + REST_S, self._enough)
             if self._quiet < 2 and not self.cut_short:
                 self._stops.append("the job does not come to rest")
-            owners = {task: p for p in self._slots.values() if self._lives_now(p) for task in self._tasks_of(p)}
+            owners = {task: p for p in self._processes if self._lives_now(p) for task in self._tasks_of(p)}
         finally:
             self.scheduler.end()
         self.broker.heal()  # what is read from here on is the truth
