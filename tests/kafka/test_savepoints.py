@@ -52,9 +52,9 @@ def test_a_running_job_is_rescaled_twice_and_nothing_is_lost_or_repeated(keeping
     lines = some_lines(3_000)
     worker = keeping.run()
     fed(keeping, lines[:1_000])
-    assert shuffle_partitions(keeping) == 4
-    for partitions, begin in ((12, 1_000), (3, 2_000)):
+    for before, partitions, begin in ((4, 12, 1_000), (12, 3, 2_000)):
         eventually(lambda begin=begin: True if sum_of(keeping) >= begin - 500 else None)
+        assert shuffle_partitions(keeping) == before
         told = keeping("rescale", "count.py:job", "--partitions", str(partitions), "--yes")
         assert f"partitions become {partitions}" in told
         assert worker.wait(timeout=60) == 0, keeping.errors()[-3000:]
