@@ -6,9 +6,8 @@ and lists it late; barriers each second; two retained checkpoints, so that journ
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -31,6 +30,7 @@ from streamcore.testing.judge import WITH_BARRIERS, failed, judge
 from streamcore.testing.simulated.faults import Rates, Schedule
 from streamcore.testing.simulated.simulation import Simulation
 from streamcore.types import Offset
+from tests.simulation.planting import named
 from tests.simulation.runs import HORIZON_S, Outcome, quiet
 from tests.simulation.topologies import TOPOLOGIES
 
@@ -230,38 +230,20 @@ LOSSES: Final = Rates(
 )
 """Machines that die often, and a store that often spoils something: for bugs of restores."""
 PROFILES: Final[dict[str, Rates]] = {"hash_not_checked": LOSSES}
-BUGS: Final[dict[str, tuple[Callable[[pytest.MonkeyPatch], None], tuple[str, ...]]]] = {
-    bug.__name__: (bug, topologies)
-    for bug, topologies in (
-        (journal_trimmed_before_the_naming_commit, ("words", "accounts")),
-        (manifest_before_the_last_upload, ("words", "accounts")),
-        (hash_not_checked, ("accounts", "words")),
-        (collection_without_grace, ("words", "regions")),
-        (file_keyed_by_its_number, ("words",)),
-        (a_new_owner_emits_during_a_cut, ("words", "regions")),
-        (resume_before_all_cuts, ("words", "regions")),
-        (marker_before_the_last_upstreams_commit, ("words", "regions")),
-        (an_abandoned_barrier_is_completed, ("words", "regions")),
-        (checkpoint_of_the_overlay, ("words", "accounts")),
-    )
-}
+BUGS: Final = named(
+    (journal_trimmed_before_the_naming_commit, ("words", "accounts")),
+    (manifest_before_the_last_upload, ("words", "accounts")),
+    (hash_not_checked, ("accounts", "words")),
+    (collection_without_grace, ("words", "regions")),
+    (file_keyed_by_its_number, ("words",)),
+    (a_new_owner_emits_during_a_cut, ("words", "regions")),
+    (resume_before_all_cuts, ("words", "regions")),
+    (marker_before_the_last_upstreams_commit, ("words", "regions")),
+    (an_abandoned_barrier_is_completed, ("words", "regions")),
+    (checkpoint_of_the_overlay, ("words", "accounts")),
+)
 
 
-@contextlib.contextmanager
-def planted(name: str) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        BUGS[name][0](patch)
-        yield
-
-
-def hunt(name: str, most: int = 2_000) -> tuple[str, int, str] | None:
-    """Topology, seed, checker; None when no seed shows it."""
-    topologies = BUGS[name][1]
-    for seed in range(most):
-        topology = topologies[seed % len(topologies)]
-        with planted(name):
-            outcome = run(topology, seed, PROFILES.get(name))
-        wrong = [verdict for verdict in outcome.wrong if verdict.holds is False]
-        if wrong:
-            return topology, seed, wrong[0].checker
-    return None
+def found_by(name: str) -> Callable[[str, int], Outcome]:
+    """The runs that can show the bug: its topology and seed are still to be given."""
+    return lambda topology, seed: run(topology, seed, PROFILES.get(name))

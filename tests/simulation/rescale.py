@@ -1,5 +1,5 @@
 """Jobs that are stopped at a savepoint under load and faults, and go on from it with other partition counts: what must
-hold of both lives together, and the bugs planted in those parts.
+hold of both lives together.
 
     a share of the seeds    rescaled, under its own name
                             with the count it had, under its own name
@@ -8,7 +8,6 @@ hold of both lives together, and the bugs planted in those parts.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -28,12 +27,9 @@ from streamcore.checkpoint import savepoint as savepoints
 from streamcore.checkpoint.collect import Retention
 from streamcore.checkpoint.memory import MemoryObjects
 from streamcore.errors import StreamcoreError
-from streamcore.operators import endpoints
-from streamcore.runtime import checkpoints, gathering
-from streamcore.runtime import resume as resumed
 from streamcore.runtime.gathering import FIRST_OWN, MERGED
 from streamcore.state.keys import decode_key, encode_key, group_prefix
-from streamcore.state.store import MARK_KEY, Delta
+from streamcore.state.store import MARK_KEY
 from streamcore.testing import judge
 from streamcore.testing.history import History
 from streamcore.testing.judge import ALWAYS, WITH_BARRIERS, Checker, Pairs, Rows, Verdict, at_rest, failed, fold
@@ -395,111 +391,3 @@ def run(
     happened = [f"life {n + 1}: {fault}" for n, schedule in enumerate(schedules) for fault in schedule.happened]
     told = [f"{way}, to {partitions}, asked for at {asked_s:.2f} s", *happened, *lived.operator.told]
     return Judged(topology, seed, lived, told, failed(verdicts))
-
-
-# --- planted bugs ---------------------------------------------------------------------------------------------------
-
-
-def savepoint_that_misses_one_partition(patch: pytest.MonkeyPatch) -> None:
-    """The savepoint names all checkpoints of a stage but the last partition's."""
-    savepoint_of = checkpoints.savepoint_of
-
-    def misses(*args: Any) -> Any:
-        saved = savepoint_of(*args)
-        stages = {name: msgspec.structs.replace(s, tasks=s.tasks[:-1]) for name, s in saved.stages.items() if s.shuffle}
-        return msgspec.structs.replace(saved, stages={**saved.stages, **stages})
-
-    patch.setattr(checkpoints, "savepoint_of", misses)
-
-
-def a_key_group_is_sent_to_two_tasks(patch: pytest.MonkeyPatch) -> None:
-    """State: every seventh key group is gathered by its own task and by the next one."""
-
-    def keeps(partition: int, count: int) -> Callable[[bytes], bool]:
-        def keep(key: bytes) -> bool:
-            group = int.from_bytes(key[:2], "big")
-            return group % count == partition or (group % 7 == 0 and (group + 1) % count == partition)
-
-        return keep
-
-    patch.setattr(gathering, "_of", keeps)
-
-
-def records_of_a_key_group_are_sent_to_two_tasks(patch: pytest.MonkeyPatch) -> None:
-    """Routing: a key that is met for the first time in a life goes by the count that there was before. (A worker that
-    forgets what keys it has met sends it elsewhere later.)"""
-    missing = endpoints.Partitions.__missing__
-
-    def before(self: Any, key: Any) -> int:
-        found = missing(self, key)
-        return self.setdefault(key, found) if len(self) % 5 else found % SOURCES
-
-    patch.setattr(endpoints.Partitions, "__missing__", before)
-
-
-def a_row_is_lost_at_a_boundary(patch: pytest.MonkeyPatch) -> None:
-    """Rows are gathered in pieces, and the first of each piece but the first is taken for the last of the one before.
-    (Pieces of three rows, so that there are several.)"""
-    pieces = gathering.chunks
-
-    def chunks(*args: Any) -> Iterator[Any]:
-        for i, delta in enumerate(pieces(*args)):
-            yield Delta(delta.keys[i > 0 :], delta.values[i > 0 :])
-
-    patch.setattr(gathering, "CHUNK_ENTRIES", 3)
-    patch.setattr(gathering, "chunks", chunks)
-
-
-def an_inbox_is_split_by_key_group(patch: pytest.MonkeyPatch) -> None:
-    """Own: dedupe's ids move by what seems to be their key group, and is the beginning of a time."""
-    patch.setattr(gathering, "Dedupe", int)
-
-
-def resumed_though_the_job_went_on(patch: pytest.MonkeyPatch) -> None:
-    """Own: nobody looks whether a worker that was started again has committed behind the savepoint."""
-    patch.setattr(resumed, "ran_on", lambda admin, saved: "")  # pyright: ignore[reportUnknownLambdaType]
-
-
-def genesis_from_the_beginning(patch: pytest.MonkeyPatch) -> None:
-    """Own: the first task of each source begins where its topic does, and not where it was cut."""
-    task = resumed.Resuming._task
-
-    def forgetful(self: Any, each: Any, of: Any) -> Any:
-        made = task(self, each, of)
-        return dataclasses.replace(made, offsets={}) if of.partition == 0 else made
-
-    patch.setattr(resumed.Resuming, "_task", forgetful)
-
-
-BUGS: Final[dict[str, tuple[Callable[[pytest.MonkeyPatch], None], tuple[str, ...]]]] = {
-    bug.__name__: (bug, topologies)
-    for bug, topologies in (
-        (savepoint_that_misses_one_partition, ("words", "payments", "regions")),
-        (a_key_group_is_sent_to_two_tasks, ("words", "payments", "regions")),
-        (records_of_a_key_group_are_sent_to_two_tasks, ("words", "payments")),
-        (a_row_is_lost_at_a_boundary, ("words", "payments")),
-        (an_inbox_is_split_by_key_group, ("payments",)),
-        (resumed_though_the_job_went_on, ("words", "payments")),
-        (genesis_from_the_beginning, ("words", "payments")),
-    )
-}
-
-
-@contextlib.contextmanager
-def planted(name: str) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        BUGS[name][0](patch)
-        yield
-
-
-def hunt(name: str, most: int = 2_000) -> tuple[str, int, str] | None:
-    """Topology, seed, checker; None when no seed shows it."""
-    topologies = BUGS[name][1]
-    for seed in range(most):
-        topology = topologies[seed % len(topologies)]
-        with planted(name):
-            judged = run(topology, seed)
-        wrong = [verdict for verdict in judged.wrong if verdict.holds is False]
-        if wrong:
-            return topology, seed, wrong[0].checker
-    return None

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.barriers import BUGS, PROFILES, hunt, planted, run
+from tests.simulation.barriers import BUGS, found_by, run
+from tests.simulation.planting import hunt, planted
 from tests.simulation.topologies import TOPOLOGIES
 
 FOUND = json.loads(Path(__file__).with_name("barriers_found.json").read_text())
@@ -30,12 +31,12 @@ def test_nothing_is_wrong_with_barriers(topology: str) -> None:
 def test_the_simulator_finds(name: str) -> None:
     """By the seed that found it; by another where the engine's histories are others by now."""
     at = FOUND[name]
-    with planted(name):
-        outcome = run(at["topology"], at["seed"], PROFILES.get(name))
-    assert any(verdict.holds is False for verdict in outcome.wrong) or hunt(name, 400) is not None
+    with planted(BUGS, name):
+        outcome = found_by(name)(at["topology"], at["seed"])
+    assert any(verdict.holds is False for verdict in outcome.wrong) or hunt(BUGS, name, found_by(name), 400) is not None
 
 
 @pytest.mark.parametrize("name", BUGS)
 def test_without_the_bug_nothing_is_wrong(name: str) -> None:
-    outcome = run(FOUND[name]["topology"], FOUND[name]["seed"], PROFILES.get(name))
+    outcome = found_by(name)(FOUND[name]["topology"], FOUND[name]["seed"])
     assert not outcome.wrong, outcome.told()

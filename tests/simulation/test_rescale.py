@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from streamcore.testing.simulated.faults import Rates
-from tests.simulation.rescale import BUGS, RESCALED, hunt, planted, run
+from tests.simulation.planting import hunt, planted
+from tests.simulation.rescale import RESCALED, run
+from tests.simulation.rescale_planted import BUGS
 
 FOUND = json.loads(Path(__file__).with_name("rescale_found.json").read_text())
 SEEDS = 20
@@ -57,6 +59,6 @@ def test_the_same_seed_gives_the_same_lives() -> None:
 def test_the_simulator_finds(name: str) -> None:
     """By the seed that found it; by another where the engine's histories are others by now."""
     at = FOUND[name]
-    with planted(name):
+    with planted(BUGS, name):
         judged = run(at["topology"], at["seed"])
-    assert any(verdict.holds is False for verdict in judged.wrong) or hunt(name, 200) is not None
+    assert any(verdict.holds is False for verdict in judged.wrong) or hunt(BUGS, name, run, 200) is not None
