@@ -15,6 +15,7 @@ reader never meets it. Aware datetimes inside M come back as the same instant in
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import GenericAlias
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -60,7 +61,8 @@ class MsgpackForm:
         self._verify = verify
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(of).decode
-        self._decode_list: Callable[[Any], list[Any]] = msgspec.msgpack.Decoder(list[of]).decode
+        column: Any = GenericAlias(list, (of,))
+        self._decode_list: Callable[[Any], list[Any]] = msgspec.msgpack.Decoder(column).decode
 
     def encode(self, values: list[Any]) -> list[bytes]:
         payloads = list(map(self._encode, values))

@@ -133,10 +133,11 @@ def _last_frames(log: Log, admin: Admin, topics: JobTopics, clock: Clock) -> dic
     stage_of = {info.name: stage for stage, info in topics.journals.items()}
     tps = [TopicPartition(i.name, Partition(p)) for i in topics.journals.values() for p in range(i.partitions)]
     journals = {tp: _Journal(tp) for tp in tps}
+    ends = admin.stable_ends(tps)  # a fetch from a leader that is new may end earlier: KIP-207
     reader = log.reader(admin.first_offsets(tps))
     quiet_since = clock.monotonic_s()
     try:
-        while not reader.ended() >= journals.keys():
+        while any(reader.position(tp) < end for tp, end in ends.items()):
             runs = reader.poll(limits.POLL_RECORDS, 0.1)
             for run in runs:
                 for offset, value in zip(run.offsets, run.values, strict=True):

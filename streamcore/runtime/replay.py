@@ -50,15 +50,17 @@ class Replay:
         target: Metadata | None,
         check: Callable[[Origin], None],
         rejected: str = "",
+        end: Offset | None = None,
     ) -> None:
-        """`target` None: nothing is committed, so there may be no frame that counts. `check` raises TopicError when
-        the topics are not those of these facts of genesis. `rejected`: checkpoints that could not be restored before
-        this, and why."""
+        """`target` None: nothing is committed, so there may be no frame that counts up to `end`, the journal's stable
+        end as its leader tells it when it is asked. `check` raises TopicError when the topics are not those of these
+        facts of genesis. `rejected`: checkpoints that could not be restored before this, and why."""
         self._task = task
         self._store = store
         self._target = target
         self._check = check
         self._rejected = rejected
+        self._end = end or Offset(0)
         self._assembler = FrameAssembler(str(journal), chained=True)
         self._mark = store.mark()
         self._local = self._mark is not None
@@ -87,10 +89,12 @@ class Replay:
                 self._take(complete)
 
     def ended(self, position: Offset) -> bool:
-        """The journal was read to its stable end, which is `position`: whether the store stands at the commit. Raises
-        OffsetsLost when the commit's frame lies before it and was not there."""
-        if self._target is None or self.verdict is Verdict.DONE:
+        """The journal was read to `position`, which a fetch takes for its stable end: whether the store stands at the
+        commit. Raises OffsetsLost when the commit's frame lies before it and was not there."""
+        if self.verdict is Verdict.DONE:
             return True
+        if self._target is None:
+            return position >= self._end  # a fetch from a leader that is new may end earlier
         if position < self._target.journal_end or self.verdict is Verdict.FOREIGN:
             return False
         if self._local:

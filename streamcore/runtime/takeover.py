@@ -7,6 +7,8 @@
                else the newest checkpoint that verifies, at or before the commit; else an empty one
     4 REPLAY   the journal from the store's own frame (whose nonce must be the store's) to the metadata's frame, and on
                to the stable end: a frame that the metadata does not know stops the job
+               (where there is no metadata: to the end that the journal's leader tells, which it does only once it
+               knows it, KIP-207; the end of a fetch may be an old one, and the job seem new)
     5 GENESIS  tasks with neither metadata nor frames commit their start offsets first
     6 START    every input is sought and fetched
 
@@ -311,11 +313,11 @@ class Takeover:
             self._checkpointing.rates.restored(self._restored_bytes, self._restored_s)
         self._restored_bytes, self._restored_s = 0, 0.0
 
-    def _replay_of(self, taking: Taking, store: Store) -> Replay:
+    def _replay_of(self, taking: Taking, store: Store, end: Offset) -> Replay:
         def check(origin: Origin) -> None:
             self._start.check(taking.id, taking.stage, origin)
 
-        return Replay(taking.id, self._journal(taking), store, taking.metadata, check, taking.rejected)
+        return Replay(taking.id, self._journal(taking), store, taking.metadata, check, taking.rejected, end)
 
     def _opened(self, taking: Taking) -> tuple[Store | None, str]:
         """The local store, and why it cannot be used ("" when it can)."""
@@ -350,9 +352,11 @@ class Takeover:
         self._close_reader()
         self._replay_begun_s = None
         journals = {self._journal(t): t for t in self._taking if not t.caught_up}
-        for taking in journals.values():
+        new = [tp for tp, taking in journals.items() if taking.metadata is None]
+        ends = self._admin.stable_ends(new) if new else {}
+        for tp, taking in journals.items():
             assert taking.store is not None
-            taking.replay = self._replay_of(taking, taking.store)
+            taking.replay = self._replay_of(taking, taking.store, ends.get(tp, Offset(0)))
         first = self._admin.first_offsets(list(journals))
         starts: dict[TopicPartition, Offset] = {}
         for tp, taking in journals.items():
@@ -405,7 +409,7 @@ class Takeover:
         if self._clock.monotonic_s() > self._deadline_s:
             behind = [str(taking.id) for taking in self._taking if not taking.caught_up]
             raise LogUnavailable(
-                f"job {self._plan.job}: the journals of {', '.join(behind)} do not reach their commits within "
+                f"job {self._plan.job}: the journals of {', '.join(behind)} do not reach their commits or ends within "
                 f"{limits.TAKEOVER_TIMEOUT_S:.0f} s",
                 "look for transactions that stay open, or partitions without a leader",
             )

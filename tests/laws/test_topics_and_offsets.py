@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from streamcore import Job, Topic, agg
-from streamcore.errors import OffsetsLost, StateMismatch, StopError, TopicError
+from streamcore.errors import LogUnavailable, OffsetsLost, StateMismatch, StopError, TopicError
+from streamcore.log.local.broker import Broker
+from streamcore.log.local.partition import Fetched
 from streamcore.log.port import OffsetCommit
+from streamcore.runtime.recover import plan_recovery, recover
 from streamcore.testing.clock import ManualClock
 from streamcore.types import Offset, Partition, TopicPartition
 from tests.laws import checks
@@ -73,6 +78,60 @@ def test_offsets_that_were_deleted_while_a_journal_stands_stop_the_job() -> None
     cluster.admin.delete_group("wc")
     told = refused(cluster, OffsetsLost)
     assert "streamcore recover JOB" in told
+
+
+class Leaders:
+    """The journals' leaders are new: a fetch ends at an old end, and who asks for the end is refused (KIP-207)."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.new = True
+        fetch, ends = Broker.fetch, Broker.stable_ends
+
+        def fetches(broker: Any, positions: Any, max_records: int, committed: bool) -> list[Fetched]:
+            found = fetch(broker, positions, max_records, committed)
+            pairs = zip(positions.items(), found, strict=True)
+            return [Fetched([], at, at) if self._hides(tp) else whole for (tp, at), whole in pairs]
+
+        def tells(broker: Any, tps: Any) -> Any:
+            asked = list(tps)
+            if any(map(self._hides, asked)):
+                raise LogUnavailable("the leader does not know its end yet", "try again")
+            return ends(broker, asked)
+
+        patch.setattr(Broker, "fetch", fetches)
+        patch.setattr(Broker, "stable_ends", tells)
+
+    def _hides(self, tp: TopicPartition) -> bool:
+        return self.new and ".journal." in tp.topic
+
+
+def test_offsets_that_are_gone_and_a_journal_that_shows_an_old_end_are_no_new_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = at_rest()
+    cluster.disks[0].lose_disk()
+    cluster.admin.delete_group("wc")
+    before = cluster.ends()
+    leaders = Leaders(monkeypatch)
+    cluster.start(0)
+    cluster.run(60)
+    leaders.new = False
+    assert cluster.ends() == before
+    with pytest.raises(OffsetsLost, match="streamcore recover JOB"):
+        cluster.run(400)
+    assert cluster.ends() == before
+
+
+def test_recover_does_not_rewrite_offsets_from_an_old_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = at_rest()
+    offsets = cluster.committed()
+    cluster.admin.delete_group("wc")
+    leaders = Leaders(monkeypatch)
+    with pytest.raises(LogUnavailable):
+        plan_recovery(cluster.log, cluster.admin, "wc", cluster.clock)
+    leaders.new = False
+    recover(cluster.admin, "wc", plan_recovery(cluster.log, cluster.admin, "wc", cluster.clock))
+    assert cluster.committed() == offsets
 
 
 def test_offsets_reset_by_another_tool_stop_the_job() -> None:

@@ -5,9 +5,10 @@ Whose request is being delivered is told by the wire (`delivering`); a copy that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from streamcore.errors import LogUnavailable
 from streamcore.log import metadata
 from streamcore.log.local.broker import Broker
 from streamcore.log.local.partition import Fetched
@@ -131,6 +132,13 @@ class RecordingBroker(Broker):
         self._moving.clear()
         self._stalled.clear()
         self._behind.clear()
+
+    def stable_ends(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, Offset]:
+        asked = list(tps)
+        unknown = [str(tp) for tp in asked if self._behind.get(tp, 0) > self._scheduler.now_s]
+        if unknown:  # who asks for an end is not told an old one: KIP-207
+            raise LogUnavailable(f"the leaders of {', '.join(unknown)} do not know their ends yet", "try again")
+        return super().stable_ends(asked)
 
     def fetch(self, positions: Any, max_records: int, committed: bool) -> list[Fetched]:
         found = super().fetch(positions, max_records, committed)

@@ -23,7 +23,7 @@ from streamcore import limits
 from streamcore.checkpoint.collect import Retention
 from streamcore.checkpoint.memory import Fault, MemoryObjects
 from streamcore.checkpoint.snapshot import memory, rocks
-from streamcore.errors import OffsetsLost, StepAsideError, StopError, StreamcoreError, TopicError
+from streamcore.errors import LogUnavailable, OffsetsLost, StepAsideError, StopError, StreamcoreError, TopicError
 from streamcore.log.local.log import LocalLog
 from streamcore.log.local.wire import DirectWire
 from streamcore.runtime.checkpoints import Checkpointing
@@ -379,8 +379,6 @@ class Simulation:
                 stage = sources[int(how[0]) % len(sources)]
                 tp = TopicPartition(stage.topic, Partition(int(how[0]) % self._counts[stage.name]))
                 self.broker.stall(tp, self.scheduler.now_s + float(how[2]))
-            case "behind" if self._expired:
-                pass  # offsets that are gone and a journal that hides its end cannot be told from a job that is new
             case "behind":
                 stage = self._plan.stages[int(how[0]) % len(self._plan.stages)]
                 journal, count = self._plan.journal_topic(stage.name), self._counts[stage.name]
@@ -430,7 +428,11 @@ class Simulation:
     def _recover(self) -> None:
         """The remedy that the message names, as a person would apply it."""
         admin = self._log.admin()
-        recover(admin, self._plan.job, plan_recovery(self._log, admin, self._plan.job, self._clock))
+        try:
+            recover(admin, self._plan.job, plan_recovery(self._log, admin, self._plan.job, self._clock))
+        except LogUnavailable:
+            self.scheduler.at(self.scheduler.now_s + RESTART_S, self._recover)
+            return
         self._stopping = None
         for slot in sorted(self._wanted):
             self._back(slot, None)

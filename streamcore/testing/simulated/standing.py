@@ -88,9 +88,7 @@ class Standing:
 
     def _tasks(self) -> list[TaskId]:
         return [
-            TaskId(stage.name, Partition(p))
-            for stage in self._plan.stages
-            for p in range(self._partitions[stage.name])
+            TaskId(stage.name, Partition(p)) for stage in self._plan.stages for p in range(self._partitions[stage.name])
         ]
 
     def read(self, topic: str) -> list[Record]:
