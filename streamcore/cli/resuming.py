@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Final
 
 import typer
@@ -52,13 +53,21 @@ def resume(
     saved = savepoints.load(store, of or plan.job, savepoint)
     resuming = plan_resume(plan, saved, changes_of(partitions, drop, rename))
     with opened(settings, clock) as log, administered(log) as admin:
-        again = saved.job == plan.job and ran_on(admin, saved)
-        if again and not accept_repeats:
-            raise StopError(
-                f"job {plan.job} has gone on since savepoint {savepoint!r} ({again}): its outputs since come again",
-                "--accept-repeats, or resume under another job name, with output topics of its own",
+
+        def refuse_repeats() -> None:
+            again = saved.job == plan.job and not accept_repeats and ran_on(admin, saved)
+            if again:
+                raise StopError(
+                    f"job {plan.job} has gone on since savepoint {savepoint!r} ({again}): its outputs since come again",
+                    "--accept-repeats, or resume under another job name, with output topics of its own",
+                )
+
+        refuse_repeats()
+        if saved.job != plan.job and (members := admin.members(saved.job)):
+            typer.echo(
+                f"Job {saved.job} runs ({len(members)} workers) and goes on: both process what comes, each by itself."
             )
-        _begin(settings, log, admin, resuming, target, store, clock, yes)
+        _begin(settings, log, admin, resuming, target, store, clock, yes, refuse_repeats)
 
 
 @looking
@@ -84,12 +93,16 @@ def rescale(
         made(log, admin, plan.job, name, True, wait, clock)
         resuming = plan_resume(plan, savepoints.load(store, plan.job, name), Changes(partitions=partitions))
         _wait_until_gone(admin, plan.job, clock, wait)
-        if again := ran_on(admin, resuming.savepoint):
-            raise StopError(
-                f"job {plan.job} went on behind the savepoint ({again}): a worker was started again meanwhile",
-                "stop what restarts its workers, then rescale again",
-            )
-        _begin(settings, log, admin, resuming, target, store, clock, yes=True)
+
+        def refuse_run_on() -> None:
+            if again := ran_on(admin, resuming.savepoint):
+                raise StopError(
+                    f"job {plan.job} went on behind the savepoint ({again}): a worker was started again meanwhile",
+                    "stop what restarts its workers, then rescale again",
+                )
+
+        refuse_run_on()
+        _begin(settings, log, admin, resuming, target, store, clock, True, refuse_run_on)
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------
@@ -97,7 +110,7 @@ def rescale(
 
 def _begin(
     settings: Settings, log: Log, admin: Admin, resuming: ResumePlan, target: str, store: CheckpointStore, clock: Clock,
-    yes: bool,
+    yes: bool, still: Callable[[], None],
 ) -> None:  # fmt: skip
     plan = load_job(target).plan()
     for line in resuming.lines():
@@ -105,7 +118,7 @@ def _begin(
     state_dir = settings.worker.state_dir
     reset = resetting.found(admin, plan.job, state_dir)
     if not reset.empty:
-        typer.echo(f"First what job {plan.job} has now goes:")
+        typer.echo(f"Once all of it is built, what job {plan.job} has now goes:")
         for line in reset.lines():
             typer.echo(f"  {line}")
     if not yes and not typer.confirm("Go on?"):
@@ -114,7 +127,7 @@ def _begin(
     Resuming(
         plan, log, admin, store, store, state_dir / SCRATCH, clock, SystemEntropy(),
         replication=settings.topics.replication, auto_partitions=auto, tell=typer.echo,
-    ).begin(resuming, None if reset.empty else reset)  # fmt: skip
+    ).begin(resuming, None if reset.empty else reset, still)  # fmt: skip
     typer.echo(
         f"job {plan.job} begins from savepoint {resuming.savepoint.name}: start it with `streamcore run {target}`"
     )

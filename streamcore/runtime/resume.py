@@ -2,14 +2,15 @@
 
     1 map      the savepoint's stages and steps onto the plan's (runtime.mapping); what does not fit is refused by name,
                before anything is written
-    2 clear    what the job has now goes; from its first call on the job's offsets say that it is to begin
-    3 build    each task's state (runtime.gathering), stamped as epoch 0 of a new lineage, uploaded as that epoch's
-               checkpoint (law 7: before anything names it)
+    2 build    each task's state (runtime.gathering), stamped as epoch 0 of a new lineage, uploaded as that epoch's
+               checkpoint (law 7: before anything names it): all of the savepoint is read and hashed here
+    3 clear    what the job has now goes, as nothing of it is needed any more; from its first call on the job's offsets
+               say that it is to begin
     4 genesis  one transaction for all tasks: journal frames that say where the state is, offsets that say where to read
 
 The job's own topics must be new: a genesis frame is the first message of its journal, so that its place is known before
-it is written. Whatever interrupts this leaves a job that has not begun; the same can be done again, and goes on. All
-the while no worker begins the job empty:
+it is written. What interrupts this before 3 leaves the job as it was, and later on a job that has not begun; the same
+can be done again, and goes on. From 3 on, and where the job has nothing now from the start, no worker begins it empty:
 
     the group's offsets are deleted        a journal without offsets stops a worker
     those of its sources say RESUMING      this stops it, also while the topics are deleted and made again
@@ -127,31 +128,37 @@ class Resuming:
         self._tell = tell
         self._gathering = Gathering(plan, source, target, scratch, clock, entropy, forms)
 
-    def begin(self, resume: ResumePlan, cleared: ResetPlan | None = None) -> None:
-        """`cleared`: what the job has now, and what is to go. Raises what log and stores raise; and, before anything
-        goes, CheckpointDamaged (the savepoint is half copied), TopicError (a source topic is not as it was),
-        OffsetsLost (the job has begun), CheckpointStoreTaken."""
+    def begin(
+        self, resume: ResumePlan, cleared: ResetPlan | None = None, still: Callable[[], None] = lambda: None
+    ) -> None:
+        """`cleared`: what the job has now, and what is to go. `still`: asked just before it goes; raises when the job
+        has gone on since. Raises what log and stores raise; and, before anything goes, CheckpointDamaged (the savepoint
+        is not whole, or not what was stored), StateMismatch (rows of a version that the code cannot read), TopicError
+        (a source topic is not as it was), OffsetsLost (the job has begun), CheckpointStoreTaken."""
         with own(self._scratch):
-            self._begin(resume, cleared)
+            self._begin(resume, cleared, still)
 
-    def _begin(self, resume: ResumePlan, cleared: ResetPlan | None) -> None:
+    def _begin(self, resume: ResumePlan, cleared: ResetPlan | None, still: Callable[[], None]) -> None:
         now = self._admin.topics()
         if cleared is not None:
             now = {name: info for name, info in now.items() if name not in cleared.topics}
         refuse_half(self._source, resume.savepoint)
         self._refuse(resume, now)
-        self._free(resume.savepoint)
-        if cleared is not None:
-            reset(self._admin, cleared, lambda: self._announce(resume, now))
-        else:
+        self._is_own_prefix(resume.savepoint)
+        if cleared is None:
             self._announce(resume, now)
+        tasks = [task for each in resume.stages if each.saved is not None for task in self._tasks(each)]
+        if cleared is not None:
+            still()
+            reset(self._admin, cleared, lambda: self._let_go(resume, now))
+        else:
+            self._let_go(resume, now)
         topics = self._prepared(resume)
         self._announce(resume, topics)
         self._claim(resume.savepoint, topics[control_topic(self._plan.job)].topic_id)
-        tasks = [task for each in resume.stages if each.saved is not None for task in self._tasks(each)]
         self._genesis(tasks, topics)
 
-    # --- 2 clear --------------------------------------------------------------------------------------------------
+    # --- 1 map ----------------------------------------------------------------------------------------------------
 
     def _refuse(self, resume: ResumePlan, topics: Mapping[str, TopicInfo]) -> None:
         """By what there is of the topics."""
@@ -171,37 +178,13 @@ class Resuming:
                 "`streamcore reset JOB` first, or resume under another name",
             )
 
-    def _free(self, savepoint: Savepoint) -> None:
-        """A prefix that held this job's life so far is the next life's too: let go before the topic that says so."""
+    def _is_own_prefix(self, savepoint: Savepoint) -> bool:
+        """Raises CheckpointStoreTaken."""
         job, control = self._plan.job, control_topic(self._plan.job)
         now = self._admin.topics([control]).get(control)
-        if is_own_prefix(savepoint, self._source, self._target, job, now):
-            owner.release(self._target, job)
+        return is_own_prefix(savepoint, self._source, self._target, job, now)
 
-    def _announce(self, resume: ResumePlan, topics: Mapping[str, TopicInfo]) -> None:
-        """From here on no worker begins the job empty; the genesis takes the place of this."""
-        tps = [
-            TopicPartition(each.stage.topic, Partition(p))
-            for each in resume.stages
-            if each.saved is not None and each.stage.topic in topics
-            for p in range(each.partitions)
-        ]
-        if tps:
-            self._admin.set_committed(self._plan.job, [OffsetCommit(tp, Offset(0), RESUMING) for tp in tps])
-
-    # --- 3 build --------------------------------------------------------------------------------------------------
-
-    def _prepared(self, resume: ResumePlan) -> dict[str, TopicInfo]:
-        shuffled = {each.stage.name: each.partitions for each in resume.stages if each.stage.is_shuffle}
-        topics = prepare(
-            self._plan, self._admin, self._replication, self._auto_partitions, control=True, shuffled=shuffled
-        )
-        self._refuse(resume, topics)
-        return topics
-
-    def _claim(self, savepoint: Savepoint, identity: str) -> None:
-        lineage = next((task.lineage for stage in savepoint.stages.values() for task in stage.tasks), "")
-        owner.claim(self._target, self._plan.job, identity, lineage)
+    # --- 2 build --------------------------------------------------------------------------------------------------
 
     def _tasks(self, each: StagePlan) -> Iterator[_Begun]:
         for p in range(each.partitions):
@@ -216,6 +199,37 @@ class Resuming:
         own = next((t for t in saved if t.partition == task.partition), None)
         offsets = {} if each.stage.is_shuffle or own is None else own.offsets
         return _Begun(task, each.stage, mark, uploaded.key, offsets)
+
+    # --- 3 clear --------------------------------------------------------------------------------------------------
+
+    def _let_go(self, resume: ResumePlan, topics: Mapping[str, TopicInfo]) -> None:
+        """A prefix that held this job's life so far is the next life's too: let go before the topic that says so."""
+        self._announce(resume, topics)
+        if self._is_own_prefix(resume.savepoint):
+            owner.release(self._target, self._plan.job)
+
+    def _announce(self, resume: ResumePlan, topics: Mapping[str, TopicInfo]) -> None:
+        """From here on no worker begins the job empty; the genesis takes the place of this."""
+        tps = [
+            TopicPartition(each.stage.topic, Partition(p))
+            for each in resume.stages
+            if each.saved is not None and each.stage.topic in topics
+            for p in range(each.partitions)
+        ]
+        if tps:
+            self._admin.set_committed(self._plan.job, [OffsetCommit(tp, Offset(0), RESUMING) for tp in tps])
+
+    def _prepared(self, resume: ResumePlan) -> dict[str, TopicInfo]:
+        shuffled = {each.stage.name: each.partitions for each in resume.stages if each.stage.is_shuffle}
+        topics = prepare(
+            self._plan, self._admin, self._replication, self._auto_partitions, control=True, shuffled=shuffled
+        )
+        self._refuse(resume, topics)
+        return topics
+
+    def _claim(self, savepoint: Savepoint, identity: str) -> None:
+        lineage = next((task.lineage for stage in savepoint.stages.values() for task in stage.tasks), "")
+        owner.claim(self._target, self._plan.job, identity, lineage)
 
     # --- 4 genesis ------------------------------------------------------------------------------------------------
 

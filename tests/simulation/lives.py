@@ -210,10 +210,14 @@ class Operator:
         saved = self._loaded()
         plan = self._given.plan
         resume = plan_resume(plan, saved, Changes(partitions=self._given.partitions))
-        if again := resumed.ran_on(admin, saved):
-            self._of_no_use.add(self._name)
-            self.recorded = None  # its offsets stand, so nothing has gone
-            raise StopError(f"the job went on: {again}", "")
+
+        def still() -> None:
+            if again := resumed.ran_on(admin, saved):
+                self._of_no_use.add(self._name)
+                self.recorded = None  # its offsets stand, so nothing has gone
+                raise StopError(f"the job went on: {again}", "")
+
+        still()
         cleared = resetting.found(admin, plan.job, self._scratch / "none")
         if plan.job != job:
             self._life._end_all()  # nothing fences a worker of the old name: it would go on where it was
@@ -223,7 +227,7 @@ class Operator:
         try:
             resumed.Resuming(
                 plan, log, admin, store, store, self._scratch / "resuming", self._clock, entropy, forms=self._forms
-            ).begin(resume, None if cleared.empty else cleared)
+            ).begin(resume, None if cleared.empty else cleared, still)
         finally:
             self._resuming = False
 

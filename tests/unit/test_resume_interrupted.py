@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from streamcore.checkpoint import owner
+from streamcore.checkpoint import manifest, owner
 from streamcore.checkpoint import savepoint as savepoints
 from streamcore.cli.main import app
-from streamcore.errors import CheckpointStoreTaken, OffsetsLost, StopError, TopicError
+from streamcore.errors import CheckpointDamaged, CheckpointStoreTaken, OffsetsLost, StopError, TopicError
 from streamcore.runtime import reset as resetting
 from streamcore.runtime import resume as resumed
-from streamcore.runtime.mapping import Changes, plan_resume
+from streamcore.runtime.mapping import Changes, StagePlan, plan_resume
 from streamcore.runtime.resume import Resuming
 from streamcore.topology.plan import Plan
 from tests.unit.test_cli_checkpoints import COUNT
@@ -24,7 +24,8 @@ from tests.unit.test_savepoints import LINES, Cluster, expected, word_count
 from tests.unit.test_savepoints import cluster as cluster
 from tests.unit.test_savepoints import stopped as stopped
 
-STEPS = ("reset", "prepare", "owner.claim", "_tasks", "_genesis")
+CLEARING = ("reset", "prepare", "owner.claim", "_genesis")
+STEPS = ("_tasks", *CLEARING)
 
 
 class Died(Exception):
@@ -36,13 +37,18 @@ def dies(*_: object, **__: object) -> None:
 
 
 def resume(cluster: Cluster, plan: Plan, name: str = "s1", changes: Changes = Changes()) -> None:  # noqa: B008
-    """As the command does it: what the job has goes first."""
+    """As the command does it: what the job has goes, unless it went on."""
     saved = savepoints.load(cluster.store, "wc", name)
+
+    def still() -> None:
+        if plan.job == saved.job and (again := resumed.ran_on(cluster.admin, saved)):
+            raise StopError(f"the job went on: {again}", "")
+
     cleared = resetting.found(cluster.admin, plan.job, cluster.path / "none")
     Resuming(
         plan, cluster.log, cluster.admin, cluster.store, cluster.store, cluster.path / "scratch", cluster.clock,
         cluster.entropy,
-    ).begin(plan_resume(plan, saved, changes), None if cleared.empty else cleared)  # fmt: skip
+    ).begin(plan_resume(plan, saved, changes), None if cleared.empty else cleared, still)  # fmt: skip
 
 
 def interrupted(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, step: str, plan: Plan) -> None:
@@ -78,7 +84,55 @@ def test_the_same_resume_goes_on_wherever_it_was_interrupted(
     worker.close()
 
 
-@pytest.mark.parametrize("step", STEPS)
+def test_what_a_job_has_stays_until_all_is_built(stopped: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted(stopped, monkeypatch, "_tasks", word_count())
+    worker = stopped.worker(word_count())
+    stopped.send(*LINES[40:])
+    stopped.run(worker, 300)
+    assert stopped.latest() == expected(LINES)
+    worker.close()
+
+
+def test_a_savepoint_with_a_wrong_byte_takes_nothing_from_the_job(stopped: Cluster) -> None:
+    """Of its size, so that only who reads it sees it."""
+    saved = savepoints.load(stopped.store, "wc", "s1")
+    file = max(manifest.load(stopped.store, saved.manifests[-1]).files, key=lambda each: each.size)
+    kept = stopped.store._objects[manifest.Layout("wc").object(file.object)]  # pyright: ignore[reportPrivateUsage]
+    middle = len(kept.data) // 2
+    kept.data = kept.data[:middle] + bytes((kept.data[middle] ^ 1,)) + kept.data[middle + 1 :]
+    before = stopped.admin.topics()
+    with pytest.raises(CheckpointDamaged, match=file.object):
+        resume(stopped, word_count())
+    assert stopped.admin.topics() == before
+    worker = stopped.worker(word_count())
+    stopped.send(*LINES[40:])
+    stopped.run(worker, 300)
+    assert stopped.latest() == expected(LINES)
+    worker.close()
+
+
+def test_a_job_that_goes_on_while_its_state_is_built_keeps_what_it_has(
+    stopped: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = Resuming._tasks
+
+    def builds_slowly(self: Resuming, each: StagePlan) -> Iterator[object]:
+        yield from built(self, each)
+        if each.stage.is_shuffle:
+            worker = stopped.worker(word_count())
+            stopped.send(*LINES[40:])
+            stopped.run(worker, 300)
+            stopped.gone(worker)
+
+    monkeypatch.setattr(Resuming, "_tasks", builds_slowly)
+    before = stopped.admin.topics()
+    with pytest.raises(StopError, match="went on"):
+        resume(stopped, word_count())
+    assert stopped.admin.topics() == before
+    assert stopped.latest() == expected(LINES)
+
+
+@pytest.mark.parametrize("step", CLEARING)
 def test_no_worker_begins_the_job_meanwhile(stopped: Cluster, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     interrupted(stopped, monkeypatch, step, word_count())
     before = stopped.latest()

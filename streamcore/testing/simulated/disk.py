@@ -20,6 +20,7 @@ from streamcore.types import TaskId
 
 UNSYNCED: Final = 8
 """Batches a disk may hold unsynced; older ones are synced."""
+Batches = list[tuple[Mapping[str, Delta], EpochMark]]
 Port = Callable[[str], None]
 """Called before and after a store's call, by its name: `Open`, `Apply`."""
 Witness = Callable[[TaskId, EpochMark], None]
@@ -57,7 +58,7 @@ class _Files:
     def __init__(self) -> None:
         self.tables: Tables = {}
         self.synced: Tables = {}
-        self.since: list[tuple[Mapping[str, Delta], EpochMark]] = []
+        self.since: Batches = []
         self.torn = False
         self.strange = False
         """Not written by this job's present life, and not used by it so far: the judge has no word on it."""
@@ -96,15 +97,21 @@ class MemoryDisk:
 
     def old_copy(self) -> MemoryDisk:
         """As it was some epochs ago."""
+        return self._copy(lambda files: files.since[: len(files.since) // 2])
+
+    def _copy(self, kept: Callable[[_Files], Batches]) -> MemoryDisk:
+        """`kept`: of the batches since the synced ones, those that it has too."""
         copy = MemoryDisk(self._scratch and self._scratch.with_name(f"{self._scratch.name}c"))
         for task, files in self._files.items():
             copy._files[task] = old = _Files()
-            old.tables, old.synced = _copied(files.synced), _copied(files.synced)
-            old.strange = files.strange
+            old.tables = _copied(files.synced)
+            for deltas, mark in kept(files):
+                _apply(old.tables, deltas, mark)
+            old.synced, old.strange = _copied(old.tables), files.strange
         return copy
 
     def estranged(self, lineage: bool) -> MemoryDisk:
-        copy = self.old_copy()
+        copy = self._copy(lambda files: files.since)
         for files in copy._files.values():
             _estrange(MemoryStore([name for name in files.tables if name != "default"], files.tables), lineage)
             files.synced, files.strange = _copied(files.tables), True

@@ -138,7 +138,7 @@ class Standing:
         history.stored_cuts = [
             (number, task, cut, stored.get((number, task), -1))
             for (number, task), cut in cuts.items()
-            if states[number] == "complete"
+            if states.get(number) == "complete"
         ]
 
     def _checkpoints(self, with_rows: bool) -> list[CheckpointSeen]:
