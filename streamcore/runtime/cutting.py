@@ -25,7 +25,7 @@ from streamcore.clock import Clock
 from streamcore.errors import OffsetsLost
 from streamcore.log.port import Log, Reader
 from streamcore.runtime.barriers import Barrier, Barriers, BarrierState
-from streamcore.runtime.control import Cut, Failed, Recovery, Request, Start, Stored, decode, encode
+from streamcore.runtime.control import Cut, Failed, Recovery, Request, Said, Start, Stored, decode, encode
 from streamcore.runtime.coordinator import Coordinator, Decision
 from streamcore.runtime.task import Task
 from streamcore.topology.plan import control_topic
@@ -144,6 +144,8 @@ class Cutting:
         """The barrier that this worker has seen open, and not decided."""
         self._due_s = 0.0
         self._decision: Decision | None = None
+        self._said: dict[TaskId, list[Said]] = {}
+        """Of the barrier, by the tasks of the transaction under way."""
         self._asked_for = 0
         """The barrier that a task of ours has asked for before its time."""
 
@@ -285,11 +287,14 @@ class Cutting:
         """For the transaction of these tasks' epochs."""
         messages: list[Message] = []
         for task in tasks:
+            said = self._said[task.id] = list[Said]()
             if task.cutting is not None:
                 offsets = {tp.topic: int(offset) for tp, offset in task.position.items()}
-                cut = Cut(task.cutting, *task.id, task.lineage, task.next_epoch, nonce, offsets)
-                messages.append((self._control, encode(cut)))
-            if isinstance(task.to_say, Stored | Failed | Request):
+                said.append(Cut(task.cutting, *task.id, task.lineage, task.next_epoch, nonce, offsets))
+            if isinstance(task.to_say, Stored | Failed):
+                said.append(task.to_say)
+            messages += [(self._control, encode(word)) for word in said]
+            if isinstance(task.to_say, Request):
                 messages.append((self._control, encode(task.to_say)))
             if task.cutting is not None or isinstance(task.to_say, Stored):
                 told = self._checkpointer.recovery(task)
@@ -302,8 +307,12 @@ class Cutting:
     # --- 4 settled ------------------------------------------------------------------------------------------------
 
     def settled(self, decided: Sequence[Task]) -> None:
-        """These tasks' epochs are committed, and what they said with them."""
+        """These tasks' epochs are committed, and what they said with them: it is heard now, and once more when the
+        topic is read, which changes nothing."""
         decision, self._decision = self._decision, None
+        for word in [word for task in decided for word in self._said.get(task.id, ())]:
+            self.barriers.hear(word)
+        self._said.clear()
         for task in decided:
             if task.just_cut is not None:
                 self._checkpointer.begin(task, task.just_cut)
@@ -341,6 +350,7 @@ class Cutting:
     def drop(self) -> None:
         """The tasks are let go."""
         self._decision = None
+        self._said.clear()
         self._asked_for = 0
         self._coordinator.forget()
         self._checkpointer.drop()

@@ -74,6 +74,8 @@ CONTROL_POLL_S = 0.1
 """With barriers: until the control topic is read again."""
 OPEN_BARRIER_POLL_S = 0.01
 """While a barrier is open, tasks may be standing still until the control topic is read again."""
+CUT_TOGETHER_S = 0.03
+"""So long a task that has come to its marker waits for others: a transaction of its own takes about as long."""
 LAG_EVERY_S = 1.0
 """The metric of the lag: asking takes 0.3 ms a partition while the client fetches."""
 FIRST_SLOT = Slot(0)
@@ -134,6 +136,8 @@ class Worker:
         self._epoch_begun_s = 0.0
         self._polled_s = 0.0
         self._looked_s = 0.0
+        self._marker_s = 0.0
+        """When the first of the tasks that are to cut came to its marker."""
         self._records_in = 0
         self._records_out = 0
         self._commits = 0
@@ -234,7 +238,7 @@ class Worker:
             if self._waiting:
                 self._slice()
             must = self._follow()
-            if must or (self._due() and not self._stopping):
+            if (must and not self._more_will_cut(must)) or (self._due() and not self._stopping):
                 self._commit(must)
             if self._owned and not self._producers.in_transaction:
                 self._look_at_topics()
@@ -296,7 +300,12 @@ class Worker:
                     self._cutting.resumed(task)
 
     def _slice(self) -> None:
-        task, run, begin = self._waiting.popleft()
+        """Of the oldest run; those of a task that is to cut wait until it has."""
+        at = next((i for i, (task, _, _) in enumerate(self._waiting) if task.cutting is None), None)
+        if at is None:
+            return
+        task, run, begin = self._waiting[at]
+        del self._waiting[at]
         marker = task.runner.marker(run, begin)
         if marker is not None:
             self._at_marker(task, run, begin, marker)
@@ -328,8 +337,21 @@ class Worker:
         if begin + 1 < len(run):
             self._waiting.appendleft((task, run, begin + 1))
         if self._cutting is not None and self._cutting.barriers.takes(marker, task.cut):
+            if all(other.cutting is None for other in self._owned):
+                self._marker_s = self._clock.monotonic_s()
             task.cutting = marker
-            self._commit(self._cutting.wanted())
+
+    def _more_will_cut(self, must: Sequence[Task]) -> bool:
+        """Whether all that must commit have come to their marker just now, and others of ours, whose markers were
+        written in the same transaction, are about to: one commit for all of them."""
+        if not all(task.cutting is not None and task.stage.is_shuffle for task in must):
+            return False
+        if self._clock.monotonic_s() - self._marker_s > CUT_TOGETHER_S:
+            return False
+        if self._waiting:
+            return any(task.cutting is None for task, _, _ in self._waiting)
+        wanted = {task.id.stage: task.cutting or 0 for task in must}
+        return any(task.cutting is None and (task.cut or 0) < wanted.get(task.id.stage, 0) for task in self._owned)
 
     def _follow(self) -> list[Task]:
         """The tasks that must commit now for a barrier's sake."""

@@ -229,7 +229,11 @@ LOSSES: Final = Rates(
     calls=0.006, points=0.01, kinds=frozenset({"kill", "kill-before"}), store=0.3, store_kinds=["store corrupt"]
 )
 """Machines that die often, and a store that often spoils something: for bugs of restores."""
-PROFILES: Final[dict[str, Rates]] = {"hash_not_checked": LOSSES}
+OWNERS: Final = Rates(
+    calls=0.002, points=0.15, times=2, only_point="after-apply", kinds=frozenset({"kill", "kill-before", "pause"})
+)
+"""Workers that die as their commit is decided, while others stop: for bugs of takeovers at a barrier."""
+PROFILES: Final[dict[str, Rates]] = {"hash_not_checked": LOSSES, "a_new_owner_emits_during_a_cut": OWNERS}
 BUGS: Final = named(
     (journal_trimmed_before_the_naming_commit, ("words", "accounts")),
     (manifest_before_the_last_upload, ("words", "accounts")),

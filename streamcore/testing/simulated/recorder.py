@@ -12,7 +12,7 @@ from streamcore.errors import LogUnavailable
 from streamcore.log import metadata
 from streamcore.log.local.broker import Broker
 from streamcore.log.local.partition import Fetched
-from streamcore.log.local.records import Chunk, Columns, MemberRecord, TransactionRecord
+from streamcore.log.local.records import NO_TRANSACTION, Chunk, Columns, MemberRecord, TransactionRecord
 from streamcore.log.local.storage import MemoryStorage
 from streamcore.log.port import Membership, OffsetCommit
 from streamcore.testing.history import DoubtfulCall, Event, OffsetsSent, OffsetTold, Opened, Transaction
@@ -161,7 +161,7 @@ class RecordingBroker(Broker):
             self.deleted.append((self._scheduler.steps, tp, int(offset), self._named(tp)))
             first = self.first_offsets([tp])[tp]
             kept = self._trimmed.setdefault(tp, [])
-            for chunk in super().fetch({tp: first}, 1 << 30, True)[0].chunks:
+            for chunk in super().fetch({tp: first}, 1 << 30, False)[0].chunks:
                 if chunk.base < offset and chunk.values:
                     kept.append((chunk, int(first), int(offset)))
         super().delete_records(before)
@@ -180,8 +180,14 @@ class RecordingBroker(Broker):
         return next((metadata.decode(at.metadata, str(tp)).checkpoint for at in told.values()), None)
 
     def trimmed(self, tp: TopicPartition) -> list[tuple[Chunk, int, int]]:
-        """Chunks of deleted records, each with the offsets from which and below which they were deleted."""
-        return self._trimmed.get(tp, [])
+        """Chunks of deleted records, each with the offsets from which and below which they were deleted: of
+        transactions that were committed, then or later."""
+        committed = {(t.producer, t.begun_step) for t in self.transactions if t.committed}
+        return [
+            kept
+            for kept in self._trimmed.get(tp, [])
+            if kept[0].producer == NO_TRANSACTION or self.written.get((tp, kept[0].base)) in committed
+        ]
 
     def expire_offsets(self, group: str) -> None:
         with self._request(writes=True) as batch:

@@ -1,0 +1,100 @@
+# pyright: reportPrivateUsage=false
+"""A barrier makes tasks stand still as briefly as can be: what belongs together is said together, and heard at once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from streamcore.runtime.barriers import BarrierState
+from streamcore.runtime.control import Cut, decode
+from streamcore.runtime.cutting import Cutting, control_partition
+from streamcore.runtime.worker import Worker
+from streamcore.types import Offset
+from tests.unit.test_savepoints import LINES, Cluster, word_count
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    shared = Path("/dev/shm")
+    with TemporaryDirectory(dir=shared if shared.is_dir() else None) as path:
+        yield Cluster(Path(path))
+
+
+def cuts(cluster: Cluster) -> list[Cut]:
+    control = control_partition("wc")
+    reader = cluster.log.reader({control: Offset(0)})
+    runs = reader.poll(10_000, 0.0)
+    said = [decode(value or b"", "control") for run in runs for value in run.values]
+    reader.close()
+    return [word for word in said if isinstance(word, Cut)]
+
+
+def run(worker: Worker, cluster: Cluster, turns: int) -> None:
+    """In steps of a millisecond, as a worker does that has something to do."""
+    for _ in range(turns):
+        worker.turn()
+        cluster.clock.advance(timedelta(milliseconds=1))
+
+
+def test_a_workers_tasks_of_one_stage_cut_in_one_transaction(cluster: Cluster) -> None:
+    worker = cluster.worker(word_count())
+    cluster.send(*LINES)
+    cluster.run(worker)
+    cluster.ask("wc", None)
+    run(worker, cluster, 600)
+    nonces: defaultdict[tuple[int, str], set[str]] = defaultdict(set)
+    tasks: defaultdict[tuple[int, str], int] = defaultdict(int)
+    for cut in cuts(cluster):
+        nonces[cut.barrier, cut.stage].add(cut.nonce)
+        tasks[cut.barrier, cut.stage] += 1
+    assert set(tasks.values()) == {2} and {stage for _, stage in tasks} == {"lines", "by-word"}
+    assert {at: len(found) for at, found in nonces.items()} == dict.fromkeys(nonces, 1)
+    worker.close()
+
+
+def test_a_task_does_not_wait_long_for_others_to_come_to_their_marker(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One partition brings nothing: the other's task cuts by itself."""
+    worker = cluster.worker(word_count())
+    cluster.send(*LINES)
+    cluster.run(worker)
+    poll = worker._consumer.poll
+    silent = next(tp for tp in worker._owned.inputs if tp.topic.endswith("by-word"))
+
+    def polls(*given: Any) -> Any:
+        return [run for run in poll(*given) if run.tp != silent]
+
+    monkeypatch.setattr(worker._consumer, "poll", polls)
+    cluster.ask("wc", None)
+    cluster.run(worker, 300)
+    assert sum(cut.stage == "by-word" for cut in cuts(cluster)) == 1
+    worker.close()
+
+
+def test_what_a_worker_has_committed_of_a_barrier_it_does_not_wait_to_read(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = cluster.worker(word_count())
+    cluster.send(*LINES)
+    cluster.run(worker)
+    barriers = worker.barriers
+    assert barriers is not None
+    before = barriers.next_number
+    cluster.ask("wc", None)
+    for _ in range(300):
+        if barriers.next_number > before:
+            break
+        cluster.run(worker, 1)
+    assert barriers.last is not None and barriers.last.state is BarrierState.OPEN
+    monkeypatch.setattr(Cutting, "_read", lambda self: self._reader)  # pyright: ignore[reportUnknownLambdaType]
+    cluster.run(worker, 300)
+    assert barriers.completed is not None and barriers.completed.number >= before
+    worker.close()
