@@ -20,6 +20,8 @@ TAKEOVERS = 5
 LOAD_S = 600.0
 BARRIER_S = 120.0
 TAKEOVER_S = 60.0
+SLOW_S = 1.0
+"""Of a takeover that takes as long the worker's log is shown."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,8 @@ class Large:
                 self._running.until(lambda: bool(self._running.events("slice")), "a takeover", TAKEOVER_S)
                 at = {event["what"]: event["at"] for event in reversed(self._running.events())}
                 taken.append(at["slice"] - at["assigned"])
+                if taken[-1] > SLOW_S:
+                    print(f"a takeover of {taken[-1]:.2f} s:", self._running.log_of_this(), sep="\n")
                 whole.append(at["slice"] - began)
                 self._run_on()
                 self._running.end(signal.SIGKILL)

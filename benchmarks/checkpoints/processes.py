@@ -39,6 +39,8 @@ class Running:
         self._store = store
         self._process: subprocess.Popen[bytes] | None = None
         self._number = 0
+        self._log_from = 0
+        """Where the present process's lines begin."""
 
     @property
     def events_file(self) -> Path:
@@ -51,6 +53,7 @@ class Running:
         arguments = [self._job, "--kafka", self._kafka, "--store", f"file://{self._store}", "--events"]
         arguments += [str(self.events_file), "--state-dir", str(self.directory / "state"), *settings]
         with (self.directory / "log").open("ab") as out:
+            self._log_from = out.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.checkpoints.worker", *arguments],
                 cwd=ROOT,
@@ -88,3 +91,7 @@ class Running:
 
     def _log(self) -> str:
         return (self.directory / "log").read_text()[-4_000:]
+
+    def log_of_this(self) -> str:
+        """Of the process that was started last."""
+        return (self.directory / "log").read_bytes()[self._log_from :].decode(errors="replace")

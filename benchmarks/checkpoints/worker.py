@@ -29,7 +29,7 @@ from streamcore.cli.run import _collect_seldom
 from streamcore.clock import SystemClock, SystemEntropy
 from streamcore.log.kafka import KafkaLog
 from streamcore.observe.metrics import Metrics
-from streamcore.runtime.checkpoints import Checkpointing
+from streamcore.runtime.checkpointing import Checkpointing
 from streamcore.runtime.statedir import RocksStores
 from streamcore.runtime.worker import FIRST_SLOT, Worker, WorkerSettings
 

@@ -38,7 +38,7 @@ from streamcore.errors import EXIT_AT_SAVEPOINT, EXIT_DONE, EXIT_HUNG, SettingsE
 from streamcore.log.port import Admin, Log
 from streamcore.observe.metrics import Metrics, MetricsServer
 from streamcore.runtime.budget import Promised
-from streamcore.runtime.checkpoints import Checkpointing
+from streamcore.runtime.checkpointing import Checkpointing
 from streamcore.runtime.feed import FeedSpec
 from streamcore.runtime.restores import Restores
 from streamcore.runtime.show import partitions_of

@@ -15,21 +15,16 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Final, Protocol
+from dataclasses import dataclass, replace
 
 from streamcore import limits
-from streamcore.checkpoint.background import Beside, Done, Failed, Inline, Work
-from streamcore.checkpoint.collect import Retention, Sweeper, retire
+from streamcore.checkpoint.background import Done, Failed, Work
+from streamcore.checkpoint.collect import Sweeper, retire
 from streamcore.checkpoint.manifest import Layout, load
 from streamcore.checkpoint.owner import claim
-from streamcore.checkpoint.restore import Restorer
-from streamcore.checkpoint.savepoint import SavedStage, SavedStep, SavedTask, Savepoint, write
-from streamcore.checkpoint.snapshot import SUFFIX, Form, Opener, Snapshot, rocks, rocks_to_go_on, take
-from streamcore.checkpoint.store import CheckpointStore
+from streamcore.checkpoint.savepoint import Savepoint, write
+from streamcore.checkpoint.snapshot import SUFFIX, Snapshot, take
 from streamcore.checkpoint.upload import Facts, Uploaded, Uploader
-from streamcore.checkpoint.verify import Verifier
 from streamcore.clock import Clock, Entropy
 from streamcore.errors import (
     AccessDenied,
@@ -39,82 +34,23 @@ from streamcore.errors import (
     RetryError,
     StreamcoreError,
 )
-from streamcore.log.port import Admin, Log
+from streamcore.log.port import Admin
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.barriers import Barrier, BarrierState
-from streamcore.runtime.budget import Behind, Promised, Rates, Rto
+from streamcore.runtime.budget import Behind, Rto
+from streamcore.runtime.checkpointing import Checkpointing
 from streamcore.runtime.control import Recovery
 from streamcore.runtime.cutting import Checkpointed, Unstored
 from streamcore.runtime.digests import Digests
 from streamcore.runtime.drill import Drill, Drilling
 from streamcore.runtime.flushing import Flushing
-from streamcore.runtime.rehearsal import Rehearsal
-from streamcore.runtime.restores import Restores
+from streamcore.runtime.saved import savepoint_of
 from streamcore.runtime.task import Task
-from streamcore.topology.nodes import Node, Process
+from streamcore.topology.nodes import Process
 from streamcore.topology.plan import Plan, Stage, control_topic
 from streamcore.types import Epoch, Offset, TaskId, TopicPartition
 
 logger = logging.getLogger(__name__)
-
-FORSAKE_S: Final = 60.0
-
-
-class Folders(Protocol):
-    """Where a worker's local state lies."""
-
-    def folder(self, task: TaskId) -> Path:
-        """A task's directory, which a restore makes; snapshots lie beside it."""
-        ...
-
-    def adopt(self, task: TaskId) -> None:
-        """A restore has put the task's directory there."""
-        ...
-
-
-@dataclass(frozen=True)
-class Checkpointing:
-    """That a job has checkpoints, and how."""
-
-    store: CheckpointStore
-    folders: Folders
-    form: Form = rocks
-    beside: bool = True
-    """Uploads and restores on threads of their own; else at once, where a simulator needs it."""
-    retention: Retention = field(default_factory=Retention)
-    trims: bool = True
-    """Whether journals are trimmed behind checkpoints: not when the store is lost with the machine, and the log is
-    not."""
-    milestone_bytes: int = 0
-    """A task's journal has grown by so much since its last cut: a checkpoint before its time. 0: none."""
-    milestone_records: int = 0
-    """The same, when a task has processed so many."""
-    bound_bytes: int = 0
-    """A task's journal since its newest checkpoint is longer: the job stops. 0: no bound."""
-    drill_every_s: float = 0.0
-    log: Log | None = None
-    """For drills, which replay journals too; None: they restore, and no more."""
-    opener: Opener = rocks_to_go_on
-    digest_share: float = 0.0
-    """Of a worker's time that may go into digests of states, for drills to compare. 0: none are recorded."""
-    restores: Restores = field(default_factory=Restores)
-    promised: Promised | None = None
-    """What is kept to, and told. None: nothing."""
-    rates: Rates = field(default_factory=Rates)
-
-    def restorer(self, clock: Clock, entropy: Entropy) -> Restorer:
-        if self.beside:
-            return Restorer(self.store, clock, entropy, form=self.form)
-        return Restorer(self.store, clock, entropy, form=self.form, threads=0)
-
-    def verifier(self, clock: Clock, entropy: Entropy) -> Verifier:
-        return Verifier(self.store, clock, entropy, form=self.form, threads=2 if self.beside else 0)
-
-    def rehearsal(self, job: str, clock: Clock) -> Rehearsal | None:
-        return None if self.log is None else Rehearsal(self.log, self.store, job, clock, self.opener)
-
-    def work(self, name: str) -> Work[object]:
-        return Beside(name) if self.beside else Inline(name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,42 +73,6 @@ class _Trim:
 class _Saved:
     barrier: int
     wrong: str
-
-
-def savepoint_of(plan: Plan, barrier: Barrier, now_ms: int) -> Savepoint:
-    """Of a barrier all of whose tasks have cut and stored."""
-    stages: dict[str, SavedStage] = {}
-    for stage in plan.stages:
-        count = barrier.start.stages[stage.name]
-        cuts = [(barrier.cuts[task], barrier.stored[task]) for task in barrier.tasks if task.stage == stage.name]
-        stages[stage.name] = SavedStage(
-            stage.is_shuffle,
-            key_type(stage),
-            count,
-            {node.name: saved_step(node) for node in stage.stateful},
-            tuple(
-                SavedTask(cut.partition, cut.lineage, cut.epoch, cut.nonce, cut.offsets, stored.manifest)
-                for cut, stored in cuts
-            ),
-        )
-    return Savepoint(
-        job=plan.job,
-        name=barrier.start.savepoint or "",
-        barrier=barrier.number,
-        topology=plan.version,
-        created_ms=now_ms,
-        stages=stages,
-    )
-
-
-def key_type(stage: Stage) -> str:
-    of = stage.input.key_type
-    return of.__qualname__ if isinstance(of, type) else str(of)
-
-
-def saved_step(node: Node) -> SavedStep:
-    version = node.state.__schema__.version if isinstance(node, Process) else None
-    return SavedStep(type(node).__name__.lower(), version)
 
 
 class Checkpoints:
@@ -489,31 +389,3 @@ class Checkpoints:
     def _facts(self, stage: Stage, barrier: int | None) -> Facts:
         versions = {n.name: n.state.__schema__.version if isinstance(n, Process) else None for n in stage.stateful}
         return Facts(self._plan.version, versions, barrier)
-
-
-class Restoring:
-    """One task's restore, beside the loop, which asks `over` between polls."""
-
-    def __init__(self, how: Checkpointing, task: TaskId, call: Callable[[], object]) -> None:
-        self._work: Work[object] = how.work(f"restore-{task}")
-        self._work.submit(call)
-        self._task = task
-        self.error: StreamcoreError | None = None
-        self.value: object = None
-
-    def over(self) -> bool:
-        match self._work.poll():
-            case Done(value):
-                self.value = value
-                return True
-            case Failed(error):
-                self.error = error
-                return True
-            case None:
-                return False
-
-    def forsake(self) -> None:
-        """The takeover is dropped. What still runs must have ended before another restore of the task begins."""
-        self._work.wait(FORSAKE_S)
-        if self._work.poll() is None and self._work.busy:
-            raise RetryError(f"task {self._task}: a restore that nobody needs any more does not end")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from streamcore import limits
 from streamcore.checkpoint.savepoint import SavedStage, SavedStep, Savepoint
 from streamcore.errors import StateMismatch, StopError, TopicError
-from streamcore.runtime.checkpoints import key_type, saved_step
+from streamcore.runtime.saved import key_type, saved_step
 from streamcore.state.rows import refuse_version
 from streamcore.topology.nodes import Node, Process
 from streamcore.topology.plan import Plan, Stage

@@ -30,7 +30,7 @@ from streamcore.errors import StopError, StreamcoreError, TopicError
 from streamcore.log.port import Admin, Log, Run
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.bounded import BoundedLog
-from streamcore.runtime.checkpoints import Checkpointing
+from streamcore.runtime.checkpointing import Checkpointing
 from streamcore.runtime.compare import Compared, Comparison, Outcome
 from streamcore.runtime.gathering import own
 from streamcore.runtime.idle import IdleCheck

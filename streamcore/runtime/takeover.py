@@ -3,8 +3,8 @@
     1 FENCE    our own id is initialised; the last writers' slots that are no live members are initialised
                by a throwaway producer, so that their open transactions end now
     2 READ     committed offsets with metadata, waiting for undecided transactions
-    3 OPEN     the local store, when lineage and epoch can be the metadata's and the journal still reaches back to it;
-               else the newest checkpoint that verifies, at or before the commit; else an empty one
+    3 OPEN     the local store, when it can be the commit's; else the newest checkpoint that verifies, at or before the
+               commit; else an empty one (runtime.opening)
     4 REPLAY   the journal from the store's own frame (whose nonce must be the store's) to the metadata's frame, and on
                to the stable end: a frame that the metadata does not know stops the job
                (where there is no metadata: to the end that the journal's leader tells, which it does only once it
@@ -23,16 +23,16 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 from streamcore import limits
-from streamcore.checkpoint.manifest import Manifest, parsed
-from streamcore.checkpoint.restore import Restored
+from streamcore.checkpoint.manifest import parsed
 from streamcore.clock import Clock, Entropy
-from streamcore.errors import LogUnavailable, MembershipChanged, OffsetsLost, StateDamaged, TopicError
+from streamcore.errors import LogUnavailable, MembershipChanged, OffsetsLost, TopicError
 from streamcore.log import metadata
 from streamcore.log.metadata import Metadata
 from streamcore.log.port import Admin, Committed, Consumer, Log, Reader
 from streamcore.observe.metrics import Metrics
-from streamcore.runtime.checkpoints import Checkpointing, Restoring
+from streamcore.runtime.checkpointing import Checkpointing
 from streamcore.runtime.commit import Committer
+from streamcore.runtime.opening import Opening, Taking
 from streamcore.runtime.points import Probe
 from streamcore.runtime.replay import Replay, Verdict
 from streamcore.runtime.slices import SliceRunner
@@ -57,24 +57,6 @@ class Step(Enum):
     GENESIS = 6
     START = 7
     DONE = 8
-
-
-class Taking:
-    """One task on its way."""
-
-    def __init__(self, task: TaskId, stage: Stage, inputs: tuple[TopicPartition, ...]) -> None:
-        self.id = task
-        self.stage = stage
-        self.inputs = inputs
-        self.metadata: Metadata | None = None
-        self.offsets: dict[TopicPartition, Offset] = {}
-        self.store: Store | None = None
-        self.replay: Replay | None = None
-        self.restoring: Restoring | None = None
-        self.distrusted: frozenset[str] = frozenset()
-        self.rejected = ""
-        """Checkpoints that could not be restored, and why."""
-        self.caught_up = False
 
 
 class Takeover:
@@ -102,7 +84,6 @@ class Takeover:
         self._admin = admin
         self._consumer = consumer
         self._committer = committer
-        self._stores = stores
         self._runner = runner
         self._start = start
         self._instance = instance
@@ -111,13 +92,15 @@ class Takeover:
         self._metrics = metrics
         self._begun_s = clock.monotonic_s()
         self._probe = probe
-        self._taking = [Taking(task, plan.stage(task.stage), inputs) for task, inputs in tasks.items()]
+        self._opening = Opening(plan, admin, stores, checkpointing, clock, entropy, metrics)
+        self._taking = [
+            Taking(task, plan.stage(task.stage), inputs, TopicPartition(plan.journal_topic(task.stage), task.partition))
+            for task, inputs in tasks.items()
+        ]
         self._inputs = [tp for taking in self._taking for tp in taking.inputs]
         self._told: dict[TopicPartition, Committed] = {}
         """The committed offsets, as READ found them."""
         self._reader: Reader | None = None
-        self._restored_bytes = 0
-        self._restored_s = 0.0
         self._replayed_bytes = 0
         self._replay_begun_s: float | None = None
         """When the first frames had been read: what is measured is what comes after them."""
@@ -151,12 +134,12 @@ class Takeover:
             case Step.OPEN:
                 first = self._beginnings()
                 for taking in self._taking:
-                    self._open(taking, first[self._journal(taking)])
+                    self._opening.open(taking, first[taking.journal])
                 self.step = Step.RESTORE
             case Step.RESTORE:
-                if all(self._restored(taking) for taking in self._taking):
-                    self._restores_are_over()
-                    self._measure_restores()
+                if all(self._opening.restored(taking) for taking in self._taking):
+                    self._opening.over()
+                    self._opening.measure()
                     self._open_reader()
                     self.step = Step.REPLAY
             case Step.REPLAY:
@@ -183,7 +166,7 @@ class Takeover:
                 taking.restoring.forsake()
             if taking.store is not None:
                 taking.store.close()
-        self._restores_are_over()
+        self._opening.over()
         for task in self._tasks:
             if task.state is not TaskState.CLOSED:
                 task.move(TaskState.CLOSED)
@@ -229,129 +212,22 @@ class Takeover:
 
     def _beginnings(self) -> dict[TopicPartition, Offset]:
         """Of the journals; 0 where nothing trims them."""
-        journals = [self._journal(taking) for taking in self._taking]
+        journals = [taking.journal for taking in self._taking]
         if self._checkpointing is None:
             return dict.fromkeys(journals, Offset(0))
         return self._admin.first_offsets(journals)
-
-    def _open(self, taking: Taking, first: Offset) -> None:
-        """`first`: where the task's journal begins."""
-        store, why = self._opened(taking)
-        mark = None if store is None or why else store.mark()
-        if not why and mark is not None and mark.journal < first and self._checkpointing is not None:
-            why = f"it stands at journal offset {mark.journal}, and the journal begins at {first}"
-        if why:
-            logger.warning("task %s: local state is not used and rebuilt: %s", taking.id, why)
-            store = self._fresh(taking, store, why)
-        assert store is not None
-        taking.store = store
-        if why or mark is None:
-            self._begin_restore(taking, first)
-
-    def _begin_restore(self, taking: Taking, first: Offset) -> None:
-        """Where a checkpoint is named, or the journal's beginning is gone."""
-        how, told = self._checkpointing, taking.metadata
-        if how is None or told is None or (told.checkpoint is None and not first):
-            return
-        assert taking.store is not None
-        taking.store.close()
-        taking.store = None
-        self._stores.set_aside(taking.id, "")
-        restorer, task, folder = how.restorer(self._clock, self._entropy), taking.id, how.folders.folder(taking.id)
-
-        def accept(manifest: Manifest) -> str | None:
-            if manifest.journal < first:
-                return f"the journal begins at {first}, after its {manifest.journal}"
-            how.restores.began(manifest.size_bytes)
-            return None
-
-        def restore() -> Restored:
-            return restorer.restore(
-                self._plan.job, task, told.lineage, told.epoch, folder, accept=accept, progress=how.restores.wrote
-            )
-
-        logger.info("task %s: restoring from %s", task, how.store.place)
-        taking.restoring = Restoring(how, task, restore)
-
-    def _restores_are_over(self) -> None:
-        if self._checkpointing is not None:
-            self._checkpointing.restores.over()
-
-    def _restored(self, taking: Taking) -> bool:
-        """True when nothing of the task is being restored any more, and its store is open."""
-        restoring, how = taking.restoring, self._checkpointing
-        if restoring is None or how is None:
-            return True
-        if not restoring.over():
-            return False
-        taking.restoring = None
-        if restoring.error is not None:
-            raise restoring.error
-        found = restoring.value
-        assert isinstance(found, Restored)
-        taking.distrusted = frozenset[str]().union(*(each.objects for each in found.rejected))
-        taking.rejected = "; ".join(f"{each.key}: {each.why}" for each in found.rejected)
-        if found.manifest is not None:
-            how.folders.adopt(taking.id)
-            self._restored_bytes += found.manifest.size_bytes
-            self._restored_s = max(self._restored_s, found.seconds)
-            self._metrics.restored(found.seconds)
-            logger.info("task %s: restored at epoch %d in %.1f s", taking.id, found.manifest.epoch, found.seconds)
-        elif self._admin.first_offsets([self._journal(taking)])[self._journal(taking)] > 0:
-            raise OffsetsLost(
-                f"task {taking.id}: no checkpoint in {how.store.place} can be restored, and its journal begins after "
-                f"the first epoch ({taking.rejected or 'there is none'})",
-                "make the store whole again (a copy of its objects, the right --checkpoints), or start over with "
-                "`streamcore reset JOB`",
-            )
-        taking.store = self._stores.open(taking.id, [node.name for node in taking.stage.stateful])
-        return True
-
-    def _measure_restores(self) -> None:
-        """They ran side by side: the rate is that of all of them."""
-        if self._checkpointing is not None:
-            self._checkpointing.rates.restored(self._restored_bytes, self._restored_s)
-        self._restored_bytes, self._restored_s = 0, 0.0
 
     def _replay_of(self, taking: Taking, store: Store, end: Offset) -> Replay:
         def check(origin: Origin) -> None:
             self._start.check(taking.id, taking.stage, origin)
 
-        return Replay(taking.id, self._journal(taking), store, taking.metadata, check, taking.rejected, end)
-
-    def _opened(self, taking: Taking) -> tuple[Store | None, str]:
-        """The local store, and why it cannot be used ("" when it can)."""
-        store: Store | None = None
-        try:
-            store = self._stores.open(taking.id, [node.name for node in taking.stage.stateful])
-            mark = store.mark()
-        except StateDamaged as error:
-            if store is not None:
-                store.close()
-            return None, error.what
-        told = taking.metadata
-        if mark is None:
-            return store, ""
-        if told is None:
-            return store, f"it stands at epoch {mark.epoch} and nothing is committed"
-        if mark.lineage != told.lineage:
-            return store, f"it is of lineage {mark.lineage}, the commit of {told.lineage}"
-        if mark.epoch > told.epoch:
-            return store, f"it stands at epoch {mark.epoch}, after the commit's {told.epoch}"
-        return store, ""
-
-    def _fresh(self, taking: Taking, old: Store | None, why: str) -> Store:
-        if old is not None:
-            old.close()
-        self._stores.set_aside(taking.id, why)
-        self._metrics.state_rebuilt()
-        return self._stores.open(taking.id, [node.name for node in taking.stage.stateful])
+        return Replay(taking.id, taking.journal, store, taking.metadata, check, taking.rejected, end)
 
     def _open_reader(self) -> None:
         """Of every journal not read to its end yet, from where the store stands."""
         self._close_reader()
         self._replay_begun_s = None
-        journals = {self._journal(t): t for t in self._taking if not t.caught_up}
+        journals = {t.journal: t for t in self._taking if not t.caught_up}
         new = [tp for tp, taking in journals.items() if taking.metadata is None]
         ends = self._admin.stable_ends(new) if new else {}
         for tp, taking in journals.items():
@@ -373,7 +249,7 @@ class Takeover:
     def _replay(self) -> bool:
         """True when every task stands at its commit and its journal was read to the stable end."""
         assert self._reader is not None
-        by_journal = {self._journal(t): t for t in self._taking}
+        by_journal = {t.journal: t for t in self._taking}
         runs = self._reader.poll(limits.POLL_RECORDS, 0.05)
         if runs:
             now_s = self._clock.monotonic_s()
@@ -391,7 +267,7 @@ class Takeover:
         for tp, taking in by_journal.items():
             assert taking.replay is not None
             if taking.replay.verdict is Verdict.FOREIGN:
-                self._start_over(taking)
+                self._opening.start_over(taking, self._beginnings()[tp])
                 restart = True
             elif tp in ended and taking.replay.ended(self._reader.position(tp)):
                 taking.caught_up = True
@@ -415,20 +291,10 @@ class Takeover:
             )
         return False
 
-    def _start_over(self, taking: Taking) -> None:
-        assert taking.store is not None
-        why = Verdict.FOREIGN.value
-        logger.warning("task %s: local state is not used and rebuilt from the journal: %s", taking.id, why)
-        taking.store = self._fresh(taking, taking.store, why)
-        self._begin_restore(taking, self._beginnings()[self._journal(taking)])
-
     def _close_reader(self) -> None:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
-
-    def _journal(self, taking: Taking) -> TopicPartition:
-        return TopicPartition(self._plan.journal_topic(taking.stage.name), taking.id.partition)
 
     # --- 5 genesis, 6 start -----------------------------------------------------------------------------------
 

@@ -21,7 +21,6 @@ any thread or signal handler.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,13 +39,14 @@ from streamcore.errors import (
 from streamcore.log.port import Consumer, Log, Run, TopicInfo
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.barriers import Barriers
-from streamcore.runtime.budget import Rpo
-from streamcore.runtime.checkpoints import Checkpointing, Checkpoints
+from streamcore.runtime.checkpointing import Checkpointing
+from streamcore.runtime.checkpoints import Checkpoints
 from streamcore.runtime.commit import Committer
 from streamcore.runtime.coordinator import Coordinator
 from streamcore.runtime.cutting import Cutting, control_partition
-from streamcore.runtime.outage import Outage
+from streamcore.runtime.outage import Outage, patiently
 from streamcore.runtime.owned import OwnedTasks, Tasks, closing
+from streamcore.runtime.pace import Pace
 from streamcore.runtime.points import Probe, quiet
 from streamcore.runtime.producers import Producers
 from streamcore.runtime.progress import Progress
@@ -57,6 +57,7 @@ from streamcore.runtime.takeover import Takeover
 from streamcore.runtime.task import Task
 from streamcore.runtime.topics import prepare, size_limits
 from streamcore.runtime.trim import Trim
+from streamcore.runtime.waiting import Waiting
 from streamcore.runtime.watchdog import Watchdog
 from streamcore.state.store import Store
 from streamcore.topology.plan import Plan, Stage
@@ -74,8 +75,6 @@ CONTROL_POLL_S = 0.1
 """With barriers: until the control topic is read again."""
 OPEN_BARRIER_POLL_S = 0.01
 """While a barrier is open, tasks may be standing still until the control topic is read again."""
-CUT_TOGETHER_S = 0.03
-"""So long a task that has come to its marker waits for others: a transaction of its own takes about as long."""
 LAG_EVERY_S = 1.0
 """The metric of the lag: asking takes 0.3 ms a partition while the client fetches."""
 FIRST_SLOT = Slot(0)
@@ -122,22 +121,15 @@ class Worker:
         self._watchdog = watchdog
         self._checkpointing = checkpointing
         self._stores = stores or RocksStores(settings.state_dir, plan.job, settings.slot)
-        self._waiting: deque[tuple[Task, Run, int]] = deque()
+        self._waiting = Waiting(clock)
+        self._pace = Pace(settings.commit_interval_ms, settings.rpo_ms, clock, metrics)
         self._outage = Outage(clock, entropy)
-        self._rpo = Rpo(settings.rpo_ms, metrics)
         self._cutting: Cutting | None = None
-        self._narrow = False
-        """An epoch was undone: the next ends with its first slice, so that what cannot be done together is done at
-        all (a fast task begins the transaction, and a slow slice of another outlasts its timeout, each time)."""
         self._paused = False
         self._stopping = False
         self._failure: BaseException | None = None
-        self._commit_average_s = 0.0
-        self._epoch_begun_s = 0.0
         self._polled_s = 0.0
         self._looked_s = 0.0
-        self._marker_s = 0.0
-        """When the first of the tasks that are to cut came to its marker."""
         self._records_in = 0
         self._records_out = 0
         self._commits = 0
@@ -238,7 +230,8 @@ class Worker:
             if self._waiting:
                 self._slice()
             must = self._follow()
-            if (must and not self._more_will_cut(must)) or (self._due() and not self._stopping):
+            now = must and not self._waiting.more_will_cut(must, self._owned)
+            if now or (self._pace.due(self._owned.touched) and not self._stopping):
                 self._commit(must)
             if self._owned and not self._producers.in_transaction:
                 self._look_at_topics()
@@ -275,7 +268,7 @@ class Worker:
         for run in runs:
             task = self._owned.of(run.tp)
             if task is not None:
-                self._waiting.append((task, run, 0))
+                self._waiting.put(task, run)
 
     def _patience_s(self, now: float) -> float:
         idle_s = IDLE_POLL_S if self._cutting is None else CONTROL_POLL_S
@@ -284,7 +277,7 @@ class Worker:
         if self._cutting is not None and self._cutting.barriers.open is not None:
             return OPEN_BARRIER_POLL_S
         if self._owned.touched:
-            return max(0.0, min(idle_s, self._epoch_begun_s + self._interval_s() - now))
+            return max(0.0, min(idle_s, self._pace.left_s(now)))
         return idle_s
 
     def _take(self) -> None:
@@ -300,20 +293,16 @@ class Worker:
                     self._cutting.resumed(task)
 
     def _slice(self) -> None:
-        """Of the oldest run; those of a task that is to cut wait until it has."""
-        at = next((i for i, (task, _, _) in enumerate(self._waiting) if task.cutting is None), None)
-        if at is None:
+        """Of the oldest run."""
+        taken = self._waiting.take()
+        if taken is None:
             return
-        task, run, begin = self._waiting[at]
-        del self._waiting[at]
+        task, run, begin = taken
         marker = task.runner.marker(run, begin)
         if marker is not None:
             self._at_marker(task, run, begin, marker)
             return
-        if not self._owned.touched:
-            self._epoch_begun_s = self._clock.monotonic_s()
-        if not task.touched:
-            task.runner.open_epoch(task.lineage, task.next_epoch)
+        self._open_epoch(task)
         self._probe("before-slice")
         after = task.runner.slice(run, begin)
         task.advance(run.tp, Offset(run.offsets[after - 1] + 1), after - begin)
@@ -324,34 +313,21 @@ class Worker:
             self._undo(error)
             return
         self._probe("after-slice")
-        if after < len(run):
-            self._waiting.appendleft((task, run, after))
+        self._waiting.put_back(task, run, after)
+
+    def _open_epoch(self, task: Task) -> None:
+        if not self._owned.touched:
+            self._pace.begin()
+        if not task.touched:
+            task.runner.open_epoch(task.lineage, task.next_epoch)
 
     def _at_marker(self, task: Task, run: Run, begin: int, marker: int) -> None:
         """The task's epoch ends here when the marker's barrier is still to be cut for."""
-        if not self._owned.touched:
-            self._epoch_begun_s = self._clock.monotonic_s()
-        if not task.touched:
-            task.runner.open_epoch(task.lineage, task.next_epoch)
+        self._open_epoch(task)
         task.advance(run.tp, Offset(run.offsets[begin] + 1), 0)
-        if begin + 1 < len(run):
-            self._waiting.appendleft((task, run, begin + 1))
+        self._waiting.put_back(task, run, begin + 1)
         if self._cutting is not None and self._cutting.barriers.takes(marker, task.cut):
-            if all(other.cutting is None for other in self._owned):
-                self._marker_s = self._clock.monotonic_s()
-            task.cutting = marker
-
-    def _more_will_cut(self, must: Sequence[Task]) -> bool:
-        """Whether all that must commit have come to their marker just now, and others of ours, whose markers were
-        written in the same transaction, are about to: one commit for all of them."""
-        if not all(task.cutting is not None and task.stage.is_shuffle for task in must):
-            return False
-        if self._clock.monotonic_s() - self._marker_s > CUT_TOGETHER_S:
-            return False
-        if self._waiting:
-            return any(task.cutting is None for task, _, _ in self._waiting)
-        wanted = {task.id.stage: task.cutting or 0 for task in must}
-        return any(task.cutting is None and (task.cut or 0) < wanted.get(task.id.stage, 0) for task in self._owned)
+            self._waiting.at_marker(task, marker, self._owned)
 
     def _follow(self) -> list[Task]:
         """The tasks that must commit now for a barrier's sake."""
@@ -378,25 +354,12 @@ class Worker:
             if hold and not task.held:
                 task.held_since_s = self._clock.monotonic_s()
                 self._consumer.pause(task.inputs)
-                self._forget_waiting([task])
+                self._waiting.forget([task])
             elif task.held and not hold:
                 self._metrics.held(self._clock.monotonic_s() - task.held_since_s)
                 for tp, offset in task.position.items():
                     self._consumer.start(tp, offset)
             task.held = hold
-
-    def _due(self) -> bool:
-        touched = self._owned.touched
-        if not touched:
-            return False
-        if self._narrow or self._clock.monotonic_s() - self._epoch_begun_s >= self._interval_s():
-            return True
-        records = sum(task.records for task in touched)
-        return records >= limits.EPOCH_RECORDS or sum(t.runner.epoch_bytes for t in touched) >= limits.EPOCH_BYTES
-
-    def _interval_s(self) -> float:
-        wanted_s = max(self._settings.commit_interval_ms / 1000, limits.COMMIT_TIME_RATIO * self._commit_average_s)
-        return self._rpo.interval_s(min(wanted_s, limits.COMMIT_INTERVAL_MAX_MS / 1000), self._commit_average_s)
 
     def _commit(self, also: Sequence[Task] = ()) -> None:
         """Every open epoch, and empty ones of the tasks that have something to say."""
@@ -411,16 +374,11 @@ class Worker:
         if decided:
             self._commits += 1
             self._outage.committed()
-            taken = self._clock.monotonic_s() - begun
+            self._pace.committed(begun, fed=fed)
             self._trim.after_commit(self._owned)
-            self._commit_average_s += (taken - self._commit_average_s) / 8
-            if fed:
-                self._rpo.committed(self._epoch_begun_s, begun + taken)
         undone = [task for task in touched if task not in decided]
-        if undone and fed:
-            self._rpo.undone(self._epoch_begun_s)
-        self._narrow = bool(undone)
-        self._forget_waiting(undone)
+        self._pace.ended(undone=bool(undone), fed=fed)
+        self._waiting.forget(undone)
         self._after_commit(decided, undone)
 
     def _after_commit(self, decided: Sequence[Task], undone: Sequence[Task]) -> None:
@@ -446,14 +404,9 @@ class Worker:
     def _undo(self, why: Exception) -> None:
         touched = self._owned.touched
         self._committer.undo(touched, why)
-        self._rpo.undone(self._epoch_begun_s)
-        self._narrow = True
-        self._forget_waiting(touched)
+        self._pace.ended(undone=True)
+        self._waiting.forget(touched)
         self._after_commit((), touched)
-
-    def _forget_waiting(self, tasks: list[Task]) -> None:
-        gone = set(map(id, tasks))
-        self._waiting = deque(item for item in self._waiting if id(item[0]) not in gone)
 
     def _tell_lag(self) -> None:
         now = self._clock.monotonic_s()
@@ -505,7 +458,7 @@ class Worker:
     def _let_go(self) -> None:
         self._waiting.clear()
         self._paused = False
-        self._rpo.forget()
+        self._pace.forget()
         self._owned.let_go()
         if self._cutting is not None:
             self._cutting.drop()
@@ -547,24 +500,12 @@ class Worker:
             raise failure
 
     def _with_retries(self, call: Callable[[], T]) -> T:
-        """At start the broker may be away: back off within the start-up bound."""
-        jitter = self._entropy.random()
-        deadline = self._clock.monotonic_s() + limits.STARTUP_RETRY_S
-        delay = limits.RETRY_BASE_S
-        while True:
-            try:
-                return call()
-            except RetryError as error:
-                if self._clock.monotonic_s() + delay >= deadline:
-                    raise
-                logger.warning("the log does not answer yet, trying again in %.1f s: %s", delay, error.what)
-                self._clock.sleep_s(delay * (0.5 + jitter.random()))
-                delay = min(delay * 2, limits.RETRY_CAP_S)
+        return patiently(call, self._clock, self._entropy)
 
     @property
     def waiting_records(self) -> int:
         """Polled and not yet fed; never more than one poll's."""
-        return sum(len(run) - begin for _, run, begin in self._waiting)
+        return self._waiting.records
 
     def peek(self, step: str, key: Any) -> Any:
         """For tests, of the one worker that runs all tasks: the state object of a key of a `process` step."""

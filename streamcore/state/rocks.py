@@ -289,6 +289,10 @@ def _memtables() -> rocksdict.WriteBufferManager:
     return rocksdict.WriteBufferManager(limits.STATE_MEMTABLE_BYTES, False)
 
 
+_RUNS: Final = 8
+"""Newer runs are merged when there are so many: half of the default's rewriting, and reads as fast."""
+
+
 def _compaction() -> rocksdict.UniversalCompactOptions:
     """Whole runs are merged with those of their size, so that a change is rewritten seldom: what is rewritten is what
     a checkpoint uploads."""
@@ -317,6 +321,7 @@ def _options() -> rocksdict.Options:
     options.set_compression_type(rocksdict.DBCompressionType.lz4())
     options.set_compaction_style(rocksdict.DBCompactionStyle.universal())
     options.set_universal_compaction_options(_compaction())
+    options.set_level_zero_file_num_compaction_trigger(_RUNS)
     options.set_wal_recovery_mode(rocksdict.DBRecoveryMode.point_in_time())
     options.set_max_total_wal_size(limits.STATE_WAL_BYTES)
     options.set_max_background_jobs(2)

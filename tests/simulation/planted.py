@@ -31,6 +31,7 @@ from streamcore.operators import states
 from streamcore.operators.errors import StepFailed
 from streamcore.runtime import slices
 from streamcore.runtime.commit import Committer
+from streamcore.runtime.opening import Opening
 from streamcore.runtime.producers import Producers
 from streamcore.runtime.replay import Replay, Verdict, mark_of
 from streamcore.runtime.slices import SliceRunner
@@ -93,7 +94,7 @@ def offsets_read_uncommitted(patch: pytest.MonkeyPatch) -> None:
 
 def local_state_judged_by_its_epoch_number(patch: pytest.MonkeyPatch) -> None:
     """Local state is used when its epoch is not after the commit's: neither lineage nor nonce is looked at."""
-    opened = Takeover._opened
+    opened = Opening._opened
 
     def by_number(self: Any, taking: Any) -> Any:
         told = taking.metadata
@@ -104,7 +105,7 @@ def local_state_judged_by_its_epoch_number(patch: pytest.MonkeyPatch) -> None:
         return store, why
 
     _confirm_by(patch, lambda local, found: local.epoch == found.epoch)
-    patch.setattr(Takeover, "_opened", by_number)
+    patch.setattr(Opening, "_opened", by_number)
 
 
 def local_state_reused_without_its_nonce(patch: pytest.MonkeyPatch) -> None:

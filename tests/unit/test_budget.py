@@ -19,7 +19,7 @@ from streamcore.errors import SettingsError
 from streamcore.log.port import Admin
 from streamcore.observe.metrics import Metrics
 from streamcore.runtime.budget import Behind, Promised, Rates, Rpo, Rto
-from streamcore.runtime.checkpoints import Checkpointing
+from streamcore.runtime.checkpointing import Checkpointing
 from streamcore.runtime.estimate import estimate
 from streamcore.runtime.restores import Restores
 from streamcore.runtime.statedir import RocksStores

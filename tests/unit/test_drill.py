@@ -23,7 +23,7 @@ from streamcore.log.local import LocalLog
 from streamcore.log.metadata import Metadata, decode
 from streamcore.log.port import Run
 from streamcore.observe.metrics import Metrics
-from streamcore.runtime.checkpoints import Checkpointing
+from streamcore.runtime.checkpointing import Checkpointing
 from streamcore.runtime.control import Request, encode
 from streamcore.runtime.cutting import control_partition
 from streamcore.runtime.digests import Digests

@@ -20,7 +20,7 @@ from streamcore.errors import CheckpointDamaged, OffsetsLost, SettingsError, Sta
 from streamcore.log.local import LocalLog
 from streamcore.log.metadata import RESUMING
 from streamcore.observe.metrics import Metrics
-from streamcore.runtime.checkpoints import Checkpointing
+from streamcore.runtime.checkpointing import Checkpointing
 from streamcore.runtime.control import Request, encode
 from streamcore.runtime.cutting import control_partition
 from streamcore.runtime.mapping import Changes, plan_resume

@@ -20,7 +20,7 @@ from streamcore.log.local.log import LocalLog
 from streamcore.log.local.wire import Request
 from streamcore.log.port import Listener
 from streamcore.observe.metrics import Metrics
-from streamcore.runtime.checkpoints import Checkpointing
+from streamcore.runtime.checkpointing import Checkpointing
 from streamcore.runtime.worker import Worker, WorkerSettings
 from streamcore.state.store import EpochMark
 from streamcore.testing.history import DoubtfulCall

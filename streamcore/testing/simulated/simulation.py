@@ -26,7 +26,7 @@ from streamcore.checkpoint.snapshot import memory, rocks
 from streamcore.errors import LogUnavailable, OffsetsLost, StepAsideError, StopError, StreamcoreError, TopicError
 from streamcore.log.local.log import LocalLog
 from streamcore.log.local.wire import DirectWire
-from streamcore.runtime.checkpoints import Checkpointing
+from streamcore.runtime.checkpointing import Checkpointing
 from streamcore.runtime.points import Crash
 from streamcore.runtime.recover import plan_recovery, recover
 from streamcore.state.store import EpochMark
