@@ -17,8 +17,12 @@ BARRIERS ?= 20
 demo: $(VENV)/base.ok
 	$(BIN)/streamcore demo
 
+SERVED := tests/kafka tests/conformance tests/checkpoint
+
+# What only computes runs on all cores; what has servers of its own runs by itself.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --dist=worksteal $(SERVED:%=--ignore=%)
+	$(BIN)/python -m pytest $(SERVED)
 
 lint: $(VENV)/test.ok
 	$(BIN)/ruff check .

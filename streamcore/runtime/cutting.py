@@ -336,10 +336,17 @@ class Cutting:
         return barrier is not None and task.cut == barrier.number
 
     def resumed(self, task: Task) -> None:
-        """The task was taken over with an open cut, and is held: its state is still that of the cut."""
+        """The task was taken over, and has not been fed. Where it has cut for the open barrier, and its checkpoint was
+        not stored, only its new owner can still make it, while its state is that of the cut: it is held, or nothing
+        was committed since. Else nobody can, and the barrier need not wait for it."""
         barrier = self.barriers.open
-        if barrier is not None and task.cut == barrier.number and task.id not in barrier.stored:
+        if barrier is None or task.cut != barrier.number or task.id in barrier.stored:
+            return
+        cut = barrier.cuts.get(task.id)
+        if task.held or (cut is not None and task.mark is not None and cut.epoch == task.mark.epoch):
             self._checkpointer.begin(task, barrier.number)
+        else:
+            task.to_say = Failed(barrier.number, *task.id, "its owner was lost before it was stored")
 
     def holds(self, task: Task) -> bool:
         """A job that stops at a barrier stays there, once it is complete too."""

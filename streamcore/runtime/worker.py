@@ -288,8 +288,8 @@ class Worker:
         if self._owned.advance():
             self._outage.over()
             self._hold_and_release()
-            for task in self._owned if self._cutting is not None else ():
-                if task.held and self._cutting is not None:
+            for task in self._owned:
+                if self._cutting is not None:
                     self._cutting.resumed(task)
 
     def _slice(self) -> None:

@@ -44,11 +44,11 @@ class Keeping(Shell):
             admin.create(name, partitions, {})
         admin.close()
 
-    def start(self, *arguments: str, kafka: bool = True) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, kafka: bool = True, module: str = "streamcore") -> subprocess.Popen[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "STREAMCORE_WORKER__SESSION_TIMEOUT": "6s"}
         if kafka:
             environment["STREAMCORE_KAFKA__BOOTSTRAP"] = self.bootstrap
-        command = [sys.executable, "-m", "streamcore", *arguments]
+        command = [sys.executable, "-m", module, *arguments]
         with (self.directory / "errors").open("a") as errors:
             process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, cwd=self.directory

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from streamcore.runtime.barriers import BarrierState
-from streamcore.runtime.control import Cut, decode
+from streamcore.runtime.checkpoints import Checkpoints
+from streamcore.runtime.control import Abandon, Complete, Cut, Said, decode
 from streamcore.runtime.cutting import Cutting, control_partition
 from streamcore.runtime.worker import Worker
 from streamcore.types import Offset
@@ -27,13 +28,17 @@ def cluster() -> Iterator[Cluster]:
         yield Cluster(Path(path))
 
 
-def cuts(cluster: Cluster) -> list[Cut]:
+def said(cluster: Cluster) -> list[Said]:
     control = control_partition("wc")
     reader = cluster.log.reader({control: Offset(0)})
     runs = reader.poll(10_000, 0.0)
-    said = [decode(value or b"", "control") for run in runs for value in run.values]
+    words = [decode(value or b"", "control") for run in runs for value in run.values]
     reader.close()
-    return [word for word in said if isinstance(word, Cut)]
+    return [word for word in words if word is not None]
+
+
+def cuts(cluster: Cluster) -> list[Cut]:
+    return [word for word in said(cluster) if isinstance(word, Cut)]
 
 
 def run(worker: Worker, cluster: Cluster, turns: int) -> None:
@@ -97,4 +102,43 @@ def test_what_a_worker_has_committed_of_a_barrier_it_does_not_wait_to_read(
     monkeypatch.setattr(Cutting, "_read", lambda self: self._reader)  # pyright: ignore[reportUnknownLambdaType]
     cluster.run(worker, 300)
     assert barriers.completed is not None and barriers.completed.number >= before
+    worker.close()
+
+
+def dies_without_a_checkpoint(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, *more: str) -> int:
+    """A worker whose tasks cut for a barrier, and go on with `more`; the barrier's number."""
+    worker = cluster.worker(word_count())
+    cluster.send(*LINES[:20])
+    cluster.run(worker)
+    barriers = worker.barriers
+    assert barriers is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "begin", lambda *_: None)  # pyright: ignore[reportUnknownLambdaType]
+        cluster.ask("wc", None)
+        for _ in range(300):
+            run(worker, cluster, 1)
+            if barriers.open is not None and not barriers.open.missing_cuts():
+                break
+        assert barriers.open is not None and not barriers.open.stored
+        cluster.send(*more)
+        run(worker, cluster, 100)
+        cluster.gone(worker)
+    return barriers.open.number
+
+
+def test_a_cut_whose_owner_died_is_checkpointed_by_the_next_one(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = dies_without_a_checkpoint(cluster, monkeypatch)
+    worker = cluster.worker(word_count())
+    run(worker, cluster, 400)
+    assert [word.barrier for word in said(cluster) if isinstance(word, Complete)][:1] == [number]
+    worker.close()
+
+
+def test_a_cut_whose_state_has_gone_on_is_given_up_at_once(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = dies_without_a_checkpoint(cluster, monkeypatch, *LINES[20:])
+    worker = cluster.worker(word_count())
+    run(worker, cluster, 400)
+    assert [word.barrier for word in said(cluster) if isinstance(word, Abandon)] == [number]
     worker.close()
