@@ -337,13 +337,13 @@ class Cutting:
 
     def resumed(self, task: Task) -> None:
         """The task was taken over, and has not been fed. Where it has cut for the open barrier, and its checkpoint was
-        not stored, only its new owner can still make it, while its state is that of the cut: it is held, or nothing
-        was committed since. Else nobody can, and the barrier need not wait for it."""
+        not stored, only its new owner can still make it, while its state is that of the cut: it is held, or has
+        processed nothing since. Else nobody can, and the barrier need not wait for it."""
         barrier = self.barriers.open
         if barrier is None or task.cut != barrier.number or task.id in barrier.stored:
             return
         cut = barrier.cuts.get(task.id)
-        if task.held or (cut is not None and task.mark is not None and cut.epoch == task.mark.epoch):
+        if task.held or (cut is not None and cut.offsets == {tp.topic: at for tp, at in task.committed.items()}):
             self._checkpointer.begin(task, barrier.number)
         else:
             task.to_say = Failed(barrier.number, *task.id, "its owner was lost before it was stored")
