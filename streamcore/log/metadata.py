@@ -77,7 +77,7 @@ def decode(text: str, where: str) -> Metadata:
         )
     if text == RESUMING:
         raise OffsetsLost(
-            f"the job whose offset {where} is is to begin from a savepoint: that is under way, or was interrupted "
+            f"the job with the offset of {where} is to begin from a savepoint: that is under way, or was interrupted "
             "before it began",
             "wait for `streamcore resume`, or give it again, as it was (after a rescale: from the savepoint that "
             "`streamcore savepoint list` shows)",

@@ -244,6 +244,11 @@ class Admin(Protocol):
         """The last stable offset plus nothing: where a read_committed reader stops now."""
         ...
 
+    def ends(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Offset]:
+        """Behind everything that is written now, decided or not: a read_committed reader that has come so far has seen
+        all that was decided before."""
+        ...
+
     def offsets_at(self, tps: Sequence[TopicPartition], time_ms: int) -> dict[TopicPartition, Offset]:
         """The first offset whose timestamp is at or after the time; the end where there is none."""
         ...

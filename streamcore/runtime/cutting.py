@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from streamcore import limits
 from streamcore.clock import Clock
 from streamcore.errors import OffsetsLost
-from streamcore.log.port import Log, Reader
+from streamcore.log.port import Admin, Log, Reader
 from streamcore.runtime.barriers import Barrier, Barriers, BarrierState
 from streamcore.runtime.control import Cut, Failed, Recovery, Request, Said, Start, Stored, decode, encode
 from streamcore.runtime.coordinator import Coordinator, Decision
@@ -146,6 +146,11 @@ class Cutting:
         self._decision: Decision | None = None
         self._said: dict[TaskId, list[Said]] = {}
         """Of the barrier, by the tasks of the transaction under way."""
+        self._all_until: Offset | None = None
+        """The control topic ended there when our tasks were taken over. Readers stop below it while a transaction of
+        anybody is open: what was decided behind that is not heard yet, of our own tasks too."""
+        self._lost: dict[TaskId, int] = {}
+        """Tasks that cannot checkpoint their cut for a barrier any more: said once all is heard."""
         self._asked_for = 0
         """The barrier that a task of ours has asked for before its time."""
 
@@ -162,6 +167,7 @@ class Cutting:
         for done in self._checkpointer.done():
             self._take(done)
         tasks = list(self._tasks())
+        self._give_up(tasks)
         if tasks and (why := self._checkpointer.running(tasks)):
             self._ask(tasks, why)
         self._look_for_decisions()
@@ -243,9 +249,12 @@ class Cutting:
         return self._reader
 
     def _first(self) -> Offset:
+        return self._asked(lambda admin: admin.first_offsets([self._control]))
+
+    def _asked(self, ask: Callable[[Admin], Mapping[TopicPartition, Offset]]) -> Offset:
         admin = self._log.admin()
         try:
-            return admin.first_offsets([self._control])[self._control]
+            return ask(admin)[self._control]
         finally:
             admin.close()
 
@@ -274,7 +283,7 @@ class Cutting:
         for task in tasks:
             if task.cutting is None and may_cut:
                 task.cutting = self.barriers.must_cut(task.stage, task.cut)
-            if task.id == self._coordinator.task:
+            if task.id == self._coordinator.task and self._all_heard():
                 self._decision = self._coordinator.next()
             says = task.id == self._coordinator.task and self._decision is not None
             if says or task.cutting is not None or task.to_say is not None:
@@ -335,8 +344,15 @@ class Cutting:
         barrier = self.barriers.open
         return barrier is not None and task.cut == barrier.number
 
-    def resumed(self, task: Task) -> None:
-        """The task was taken over, and has not been fed. Where it has cut for the open barrier, and its checkpoint was
+    def taken_over(self, tasks: Iterable[Task]) -> None:
+        """These are ours, and have not been fed. Raises what the log raises."""
+        self._all_until = self._asked(lambda admin: admin.ends([self._control]))
+        self._lost.clear()
+        for task in tasks:
+            self._resumed(task)
+
+    def _resumed(self, task: Task) -> None:
+        """Where it has cut for the open barrier, and its checkpoint was
         not stored, only its new owner can still make it, while its state is that of the cut: it is held, or has
         processed nothing since. Else nobody can, and the barrier need not wait for it."""
         barrier = self.barriers.open
@@ -346,7 +362,22 @@ class Cutting:
         if task.held or (cut is not None and cut.offsets == {tp.topic: at for tp, at in task.committed.items()}):
             self._checkpointer.begin(task, barrier.number)
         else:
-            task.to_say = Failed(barrier.number, *task.id, "its owner was lost before it was stored")
+            self._lost[task.id] = barrier.number
+
+    def _all_heard(self) -> bool:
+        """Whatever was decided before our tasks were taken over."""
+        if self._all_until is not None and self._read().position(self._control) >= self._all_until:
+            self._all_until = None
+        return self._all_until is None
+
+    def _give_up(self, tasks: Iterable[Task]) -> None:
+        barrier = self.barriers.open
+        if not self._lost or not self._all_heard():
+            return
+        for task in tasks:
+            if barrier is not None and self._lost.get(task.id) == barrier.number and task.id not in barrier.stored:
+                task.to_say = Failed(barrier.number, *task.id, "its owner was lost before it was stored")
+        self._lost.clear()
 
     def holds(self, task: Task) -> bool:
         """A job that stops at a barrier stays there, once it is complete too."""
@@ -358,6 +389,7 @@ class Cutting:
         """The tasks are let go."""
         self._decision = None
         self._said.clear()
+        self._lost.clear()
         self._asked_for = 0
         self._coordinator.forget()
         self._checkpointer.drop()

@@ -133,7 +133,7 @@ def _last_frames(log: Log, admin: Admin, topics: JobTopics, clock: Clock) -> dic
     stage_of = {info.name: stage for stage, info in topics.journals.items()}
     tps = [TopicPartition(i.name, Partition(p)) for i in topics.journals.values() for p in range(i.partitions)]
     journals = {tp: _Journal(tp) for tp in tps}
-    ends = admin.stable_ends(tps)  # a fetch from a leader that is new may end earlier: KIP-207
+    ends = admin.ends(tps)  # a fetch may end earlier: at a leader that is new (KIP-207), at an open transaction
     reader = log.reader(admin.first_offsets(tps))
     quiet_since = clock.monotonic_s()
     try:

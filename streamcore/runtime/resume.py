@@ -145,10 +145,13 @@ class Resuming:
         refuse_half(self._source, resume.savepoint)
         self._refuse(resume, now)
         self._is_own_prefix(resume.savepoint)
-        if cleared is None:
-            self._announce(resume, now)
+        if cleared is None or not cleared.group:
+            self._announce(resume, now)  # nothing is committed, so nothing is lost by it
         tasks = [task for each in resume.stages if each.saved is not None for task in self._tasks(each)]
         if cleared is not None:
+            now = {name: info for name, info in self._admin.topics().items() if name not in cleared.topics}
+            self._refuse(resume, now)  # all of it took its time
+            self._is_own_prefix(resume.savepoint)
             still()
             reset(self._admin, cleared, lambda: self._let_go(resume, now))
         else:

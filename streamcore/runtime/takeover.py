@@ -238,6 +238,13 @@ class Takeover:
         for tp, taking in journals.items():
             assert taking.replay is not None
             start = taking.replay.start
+            if taking.metadata is None and first[tp] > 0:
+                raise OffsetsLost(
+                    f"task {taking.id}: its journal begins at offset {first[tp]}, so the job has run, but the group's "
+                    "offsets know nothing of it: they were reset or expired",
+                    "`streamcore recover JOB` rewrites the offsets from the journal's last frame; `streamcore reset "
+                    "JOB` starts over",
+                )
             if start is not None and start < first[tp]:
                 raise OffsetsLost(
                     f"task {taking.id}: its state stands at journal offset {start}, and {tp} begins at {first[tp]}",

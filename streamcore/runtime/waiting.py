@@ -72,7 +72,7 @@ class Waiting:
             return False
         if self._clock.monotonic_s() - self._marker_s > CUT_TOGETHER_S:
             return False
-        if self._runs:
-            return any(task.cutting is None for task, _, _ in self._runs)
         wanted = {task.id.stage: task.cutting or 0 for task in must}
-        return any(task.cutting is None and (task.cut or 0) < wanted.get(task.id.stage, 0) for task in tasks)
+        if not any(task.cutting is None and (task.cut or 0) < wanted.get(task.id.stage, 0) for task in tasks):
+            return False
+        return not self._runs or any(task.cutting is None for task, _, _ in self._runs)

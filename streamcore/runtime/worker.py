@@ -276,6 +276,8 @@ class Worker:
             return min(idle_s, self._outage.wait_s)
         if self._cutting is not None and self._cutting.barriers.open is not None:
             return OPEN_BARRIER_POLL_S
+        if any(task.cutting is not None for task in self._owned):
+            return OPEN_BARRIER_POLL_S  # at its marker, before the barrier's start was read
         if self._owned.touched:
             return max(0.0, min(idle_s, self._pace.left_s(now)))
         return idle_s
@@ -288,9 +290,8 @@ class Worker:
         if self._owned.advance():
             self._outage.over()
             self._hold_and_release()
-            for task in self._owned:
-                if self._cutting is not None:
-                    self._cutting.resumed(task)
+            if self._cutting is not None:
+                self._cutting.taken_over(self._owned)
 
     def _slice(self) -> None:
         """Of the oldest run."""

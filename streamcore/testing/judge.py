@@ -427,6 +427,8 @@ def checkpoints_are_whole(history: History) -> Verdict:
         if seen.rows is None:
             continue
         frames = [f for f in history.frames.get(seen.task, []) if f.frame.lineage == seen.lineage]
+        if not frames:
+            continue  # built for a resume that never came to its genesis
         folded = fold([f for f in frames if f.frame.epoch <= seen.epoch], history.begun.get(seen.task))
         for step, rows in seen.rows.items():
             found = {key: value for key, value in rows.items() if key != MARK_KEY}

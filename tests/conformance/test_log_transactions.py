@@ -97,6 +97,55 @@ def test_an_open_transaction_holds_back_everything_behind_it(backend: Backend, t
     assert read(backend.log, place) == [b"slow", b"quick"]
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_behind_an_open_transaction_a_reader_does_not_come_to_the_end_until_it_is_decided(
+    backend: Backend, topic: str, group: str, kept: bool
+) -> None:
+    place = tp(topic, 0)
+    first, second = started(backend.log, f"{group}.0"), started(backend.log, f"{group}.1")
+    first.begin()
+    first.produce(topic, P0, [b"slow"])
+    first.flush(TIMEOUT_S)
+    second.begin()
+    second.produce(topic, P0, [b"quick"])
+    second.commit(TIMEOUT_S)
+    admin = backend.log.admin()
+    end = eventually(lambda: found if (found := admin.ends([place])[place]) >= 3 else None)
+    assert (end, admin.stable_ends([place])[place]) == (3, 0)
+    reader = backend.log.reader({place: Offset(0)})
+    eventually(lambda: (not reader.poll(10, 0.1) and place in reader.ended()) or None)
+    assert reader.position(place) == 0
+    if kept:
+        first.commit(TIMEOUT_S)
+    else:
+        first.abort(TIMEOUT_S)
+    found: list[bytes | None] = []
+
+    def passed() -> bool | None:
+        for run in reader.poll(10, 0.1):
+            found.extend(run.values)
+        return reader.position(place) >= end or None
+
+    eventually(passed)
+    assert found == ([b"slow", b"quick"] if kept else [b"quick"])
+    reader.close()
+
+
+def test_nothing_but_an_aborted_transaction_is_passed_too(backend: Backend, topic: str, group: str) -> None:
+    place = tp(topic, 0)
+    reader = backend.log.reader({place: Offset(0)})
+    eventually(lambda: (not reader.poll(10, 0.1) and place in reader.ended()) or None)
+    producer = started(backend.log, group)
+    producer.begin()
+    producer.produce(topic, P0, [b"gone"])
+    producer.flush(TIMEOUT_S)
+    end = backend.log.admin().ends([place])[place]
+    producer.abort(TIMEOUT_S)
+    assert end == 1
+    eventually(lambda: (not reader.poll(10, 0.1) and reader.position(place) >= end) or None)
+    reader.close()
+
+
 def test_committed_waits_while_a_transaction_with_offsets_is_undecided(
     backend: Backend, topic: str, group: str
 ) -> None:

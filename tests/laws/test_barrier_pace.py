@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
 
@@ -64,23 +63,24 @@ def test_a_workers_tasks_of_one_stage_cut_in_one_transaction(cluster: Cluster) -
     worker.close()
 
 
-def test_a_task_does_not_wait_long_for_others_to_come_to_their_marker(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One partition brings nothing: the other's task cuts by itself."""
+def test_what_is_not_decided_is_not_heard(cluster: Cluster) -> None:
     worker = cluster.worker(word_count())
     cluster.send(*LINES)
     cluster.run(worker)
-    poll = worker._consumer.poll
-    silent = next(tp for tp in worker._owned.inputs if tp.topic.endswith("by-word"))
-
-    def polls(*given: Any) -> Any:
-        return [run for run in poll(*given) if run.tp != silent]
-
-    monkeypatch.setattr(worker._consumer, "poll", polls)
     cluster.ask("wc", None)
-    cluster.run(worker, 300)
-    assert sum(cut.stage == "by-word" for cut in cuts(cluster)) == 1
+    barriers, cutting = worker.barriers, worker._cutting
+    assert barriers is not None and cutting is not None
+    while barriers.open is None:
+        run(worker, cluster, 1)
+    before = dict(barriers.open.cuts)
+    tasks = [task for task in worker._owned if task.id not in before]
+    assert tasks
+    for task in tasks:
+        task.cutting = barriers.open.number
+    assert len(cutting.words(tasks, "nonce")) == len(tasks)
+    cutting.settled([])  # the transaction was aborted
+    assert barriers.open.cuts == before
+    worker._cutting = None
     worker.close()
 
 

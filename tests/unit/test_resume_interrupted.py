@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,10 @@ from streamcore.errors import CheckpointDamaged, CheckpointStoreTaken, OffsetsLo
 from streamcore.runtime import reset as resetting
 from streamcore.runtime import resume as resumed
 from streamcore.runtime.mapping import Changes, StagePlan, plan_resume
+from streamcore.runtime.reset import ResetPlan
 from streamcore.runtime.resume import Resuming
 from streamcore.topology.plan import Plan
+from streamcore.types import Partition, TopicPartition
 from tests.unit.test_cli_checkpoints import COUNT
 from tests.unit.test_savepoint_changes import embedded
 from tests.unit.test_savepoints import LINES, Cluster, expected, word_count
@@ -114,22 +116,69 @@ def test_a_savepoint_with_a_wrong_byte_takes_nothing_from_the_job(stopped: Clust
 def test_a_job_that_goes_on_while_its_state_is_built_keeps_what_it_has(
     stopped: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built = Resuming._tasks
+    def goes_on() -> None:
+        worker = stopped.worker(word_count())
+        stopped.send(*LINES[40:])
+        stopped.run(worker, 300)
+        stopped.gone(worker)
 
-    def builds_slowly(self: Resuming, each: StagePlan) -> Iterator[object]:
-        yield from built(self, each)
-        if each.stage.is_shuffle:
-            worker = stopped.worker(word_count())
-            stopped.send(*LINES[40:])
-            stopped.run(worker, 300)
-            stopped.gone(worker)
-
-    monkeypatch.setattr(Resuming, "_tasks", builds_slowly)
+    while_building(monkeypatch, goes_on)
     before = stopped.admin.topics()
     with pytest.raises(StopError, match="went on"):
         resume(stopped, word_count())
     assert stopped.admin.topics() == before
     assert stopped.latest() == expected(LINES)
+
+
+def while_building(monkeypatch: pytest.MonkeyPatch, happens: Callable[[], None]) -> None:
+    built = Resuming._tasks
+
+    def builds(self: Resuming, each: StagePlan) -> Iterator[object]:
+        yield from built(self, each)
+        if each.stage.is_shuffle:
+            happens()
+
+    monkeypatch.setattr(Resuming, "_tasks", builds)
+
+
+def test_no_worker_begins_a_job_empty_of_which_a_directory_is_left(
+    stopped: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begins() -> None:
+        worker = stopped.worker(word_count("copy"))
+        with pytest.raises(OffsetsLost, match="is to begin from a savepoint"):
+            stopped.run(worker)
+        stopped.gone(worker)
+
+    while_building(monkeypatch, begins)
+    left = stopped.path / "left"
+    left.mkdir()
+    saved = savepoints.load(stopped.store, "wc", "s1")
+    Resuming(
+        word_count("copy"), stopped.log, stopped.admin, stopped.store, stopped.store, stopped.path / "scratch",
+        stopped.clock, stopped.entropy,
+    ).begin(plan_resume(word_count("copy"), saved, Changes()), ResetPlan("copy", False, (), left))  # fmt: skip
+    worker = stopped.worker(word_count("copy"))
+    stopped.send(*LINES[40:])
+    stopped.run(worker, 300)
+    assert stopped.latest() == expected(LINES)
+    worker.close()
+
+
+def test_what_was_deleted_while_the_state_was_built_takes_nothing_from_the_job(
+    stopped: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = [TopicPartition("lines", Partition(p)) for p in (0, 1)]
+
+    def trimmed() -> None:
+        stopped.send(*LINES[40:])
+        stopped.admin.delete_records(stopped.admin.ends(inputs))
+
+    while_building(monkeypatch, trimmed)
+    before = stopped.admin.topics(), stopped.admin.committed("wc", inputs, 1.0)
+    with pytest.raises(OffsetsLost, match="the savepoint goes on at offset"):
+        resume(stopped, word_count())
+    assert (stopped.admin.topics(), stopped.admin.committed("wc", inputs, 1.0)) == before
 
 
 @pytest.mark.parametrize("step", CLEARING)

@@ -153,23 +153,31 @@ class KafkaAdmin:
     def stable_ends(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Offset]:
         return self._offsets(tps, OffsetSpec.latest())
 
+    def ends(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Offset]:
+        return self._offsets(tps, OffsetSpec.latest(), ck.IsolationLevel.READ_UNCOMMITTED)
+
     def offsets_at(self, tps: Sequence[TopicPartition], time_ms: int) -> dict[TopicPartition, Offset]:
         found = self._offsets(tps, OffsetSpec.for_timestamp(time_ms))
         missing = [tp for tp, offset in found.items() if offset < 0]
         return {**found, **self.stable_ends(missing)}
 
-    def _offsets(self, tps: Iterable[TopicPartition], spec: OffsetSpec | None) -> dict[TopicPartition, Offset]:
+    def _offsets(
+        self,
+        tps: Iterable[TopicPartition],
+        spec: OffsetSpec | None,
+        isolation: ck.IsolationLevel = ck.IsolationLevel.READ_COMMITTED,
+    ) -> dict[TopicPartition, Offset]:
         asked_for = {ck.TopicPartition(tp.topic, tp.partition): spec for tp in tps}
         if not asked_for:
             return {}
-        return self._until("leaders to tell offsets", lambda: self._offsets_now(asked_for))
+        return self._until("leaders to tell offsets", lambda: self._offsets_now(asked_for, isolation))
 
-    def _offsets_now(self, asked_for: Mapping[ck.TopicPartition, Any]) -> dict[TopicPartition, Offset] | None:
+    def _offsets_now(
+        self, asked_for: Mapping[ck.TopicPartition, Any], isolation: ck.IsolationLevel
+    ) -> dict[TopicPartition, Offset] | None:
         """None while one has no leader."""
         with self._mapped("listing offsets"):
-            asked = self._client.list_offsets(
-                asked_for, isolation_level=ck.IsolationLevel.READ_COMMITTED, request_timeout=_TIMEOUT_S
-            )
+            asked = self._client.list_offsets(asked_for, isolation_level=isolation, request_timeout=_TIMEOUT_S)
         found: dict[TopicPartition, Offset] = {}
         for tp, future in asked.items():
             answer = self._answer_of_leader(future, tp.topic, f"listing offsets of {tp.topic}[{tp.partition}]")

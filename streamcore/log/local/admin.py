@@ -43,6 +43,9 @@ class LocalAdmin:
     def stable_ends(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Offset]:
         return self._wire.call("ListOffsets", lambda: self._broker.stable_ends(tps))
 
+    def ends(self, tps: Sequence[TopicPartition]) -> dict[TopicPartition, Offset]:
+        return self._wire.call("ListOffsets", lambda: self._broker.ends(tps))
+
     def offsets_at(self, tps: Sequence[TopicPartition], time_ms: int) -> dict[TopicPartition, Offset]:
         return self._wire.call("ListOffsets", lambda: self._broker.offsets_at(tps, time_ms))
 

@@ -240,6 +240,10 @@ class Broker:
         with self._request():
             return {tp: Offset(self._topics.partition(tp).stable_end) for tp in tps}
 
+    def ends(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, Offset]:
+        with self._request():
+            return {tp: Offset(self._topics.partition(tp).end) for tp in tps}
+
     def offsets_at(self, tps: Iterable[TopicPartition], time_ms: int) -> dict[TopicPartition, Offset]:
         with self._request():
             return {tp: Offset(self._topics.partition(tp).offset_at(time_ms)) for tp in tps}

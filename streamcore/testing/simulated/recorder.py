@@ -134,11 +134,17 @@ class RecordingBroker(Broker):
         self._behind.clear()
 
     def stable_ends(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, Offset]:
+        return super().stable_ends(self._known(tps))
+
+    def ends(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, Offset]:
+        return super().ends(self._known(tps))
+
+    def _known(self, tps: Iterable[TopicPartition]) -> list[TopicPartition]:
         asked = list(tps)
         unknown = [str(tp) for tp in asked if self._behind.get(tp, 0) > self._scheduler.now_s]
         if unknown:  # who asks for an end is not told an old one: KIP-207
             raise LogUnavailable(f"the leaders of {', '.join(unknown)} do not know their ends yet", "try again")
-        return super().stable_ends(asked)
+        return asked
 
     def fetch(self, positions: Any, max_records: int, committed: bool) -> list[Fetched]:
         found = super().fetch(positions, max_records, committed)

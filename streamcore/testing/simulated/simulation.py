@@ -45,7 +45,7 @@ from streamcore.types import Partition, TaskId, TopicPartition
 
 REST_S: Final = 150.0
 """Simulated time in which a healed job must come to rest: sessions, transactions and outages time out within it."""
-REST_CALLS: Final = 10_000
+REST_CALLS: Final = 20_000
 """And port calls: a job that does the same again and again, at full speed, is not at rest. (Most make some 400.)"""
 LOOK_EVERY_S: Final = 0.25
 RESTART_S: Final = 0.5
