@@ -87,7 +87,7 @@ def same(a: Any, b: Any) -> bool:
     return a == b and type(a) is type(b)
 
 
-@pytest.mark.parametrize("value", VALUES, ids=repr)
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 def test_a_value_of_unknown_type_comes_back_as_what_it_was(value: Any) -> None:
     codec = KNOWN.codec(UNKNOWN)
     assert same(codec.decode(codec.encode([value]))[0], value)
