@@ -13,10 +13,11 @@ import pytest
 
 from streamcore.runtime.barriers import BarrierState
 from streamcore.runtime.checkpoints import Checkpoints
-from streamcore.runtime.control import Abandon, Complete, Cut, Said, decode
+from streamcore.runtime.control import Abandon, Complete, Cut, Request, Said, decode
+from streamcore.runtime.coordinator import Coordinator
 from streamcore.runtime.cutting import Cutting, control_partition
 from streamcore.runtime.worker import Worker
-from streamcore.types import Offset
+from streamcore.types import Offset, Partition, TaskId
 from tests.unit.test_savepoints import LINES, Cluster, word_count
 
 
@@ -141,4 +142,21 @@ def test_a_cut_whose_state_has_gone_on_is_given_up_at_once(cluster: Cluster, mon
     worker = cluster.worker(word_count())
     run(worker, cluster, 400)
     assert [word.barrier for word in said(cluster) if isinstance(word, Abandon)] == [number]
+    worker.close()
+
+
+def test_a_barrier_before_its_time_is_asked_for_once(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another worker's coordinator, however long it is until the question itself is read again."""
+    monkeypatch.setattr(Checkpoints, "running", lambda *_: "a journal has grown")  # pyright: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(Coordinator, "task", TaskId("lines", Partition(99)))
+    worker = cluster.worker(word_count())
+    monkeypatch.setattr(Cutting, "_ask", lambda *_: None)  # pyright: ignore[reportUnknownLambdaType]
+    cluster.send(*LINES)
+    cluster.run(worker)
+    monkeypatch.undo()
+    monkeypatch.setattr(Checkpoints, "running", lambda *_: "a journal has grown")  # pyright: ignore[reportUnknownLambdaType]
+    monkeypatch.setattr(Coordinator, "task", TaskId("lines", Partition(99)))
+    monkeypatch.setattr(Cutting, "_read", lambda self: self._reader)  # pyright: ignore[reportUnknownLambdaType]
+    cluster.run(worker, 100)
+    assert [type(word) for word in said(cluster)] == [Request]
     worker.close()
