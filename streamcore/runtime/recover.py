@@ -84,6 +84,8 @@ def recover(admin: Admin, job: str, recoveries: Iterable[Recovery]) -> None:
 # --- the journals -----------------------------------------------------------------------------------------------
 
 
+UNDECIDED_S: Final = 3 * limits.TRANSACTION_TIMEOUT_MS / 1000
+"""So long a dead worker's transaction may stay open: its timeout, and until the broker looks."""
 CHAIN_FRAMES: Final = 10_000
 """As far back as an at-least-once chain is judged; what it reaches beyond that was committed long ago."""
 
@@ -144,8 +146,11 @@ def _last_frames(log: Log, admin: Admin, topics: JobTopics, clock: Clock) -> dic
                     journals[run.tp].feed(offset, value or b"")
             if runs:
                 quiet_since = clock.monotonic_s()
-            elif clock.monotonic_s() - quiet_since > limits.CALL_TIMEOUT_S:
-                raise LogUnavailable(f"the journals of job {topics.job} cannot be read to their end", "try again later")
+            elif clock.monotonic_s() - quiet_since > UNDECIDED_S:
+                raise LogUnavailable(
+                    f"the journals of job {topics.job} cannot be read to their end",
+                    "a transaction is open there, or a partition has no leader: see that no worker runs, and try again",
+                )
     finally:
         reader.close()
     found = {TaskId(stage_of[tp.topic], tp.partition): journal.last() for tp, journal in journals.items()}

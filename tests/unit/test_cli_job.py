@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streamcore import Context, Job, State, Topic, Value, agg
+from streamcore import Context, Job, State, Topic, Value, agg, limits
 from streamcore.errors import OffsetsLost, StateDirError, StopError, TopicError
 from streamcore.log import metadata
 from streamcore.log.local import LocalLog
@@ -224,6 +224,7 @@ def test_recover_writes_what_the_last_commit_said(hand: Hand) -> None:
 
 
 def test_recover_never_takes_a_frame_of_an_aborted_or_undecided_commit(hand: Hand) -> None:
+    """One that is undecided may be committed yet: it is waited for until it is, or its time is over."""
     hand.commit("lines", 0)
     for end in ("abort", "leave open"):
         kept = dict(hand.epochs)
@@ -232,8 +233,11 @@ def test_recover_never_takes_a_frame_of_an_aborted_or_undecided_commit(hand: Han
         if end == "abort":
             hand.producer.abort(1.0)
         hand.epochs = kept
+        before_s = hand.clock.monotonic_s()
         (found,) = plan_recovery(hand.log, hand.admin, "words", hand.clock)
         assert found.epoch == 0 and not found.changes
+        waited_s = hand.clock.monotonic_s() - before_s
+        assert (waited_s >= limits.TRANSACTION_TIMEOUT_MS / 1000) == (end == "leave open")
 
 
 def test_recover_takes_the_last_whole_chain_of_an_at_least_once_journal(hand: Hand) -> None:

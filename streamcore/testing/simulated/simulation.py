@@ -287,6 +287,8 @@ class Simulation:
             return None
         if fault is None or call != "put_once" or fault.kind not in ("torn", "corrupt"):
             return fault
+        if fault.kind == "corrupt" and self._rocks is not None:
+            return None  # checkpoints share RocksDB's files: one that is spoilt may leave nothing to restore from
         if key.endswith("owner.json") or (fault.kind == "corrupt" and self._spoilt):
             return None  # a store that spoils everything leaves nothing to restore from
         self._spoilt.add(key)
