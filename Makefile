@@ -31,7 +31,7 @@ lint: $(VENV)/test.ok
 
 bench: $(VENV)/test,bench.ok
 	$(BIN)/python -m benchmarks --records $(N) --rounds $(ROUNDS)
-	@echo "Barriers, checkpoints, restores (about 12 minutes more): make bench-checkpoints"
+	@echo "Barriers, checkpoints, restores (about 18 minutes more): make bench-checkpoints"
 
 bench-checkpoints: $(VENV)/test,bench.ok
 	$(BIN)/python -m benchmarks.checkpoints --mb $(MB) --changed-mb $(CHANGED_MB) --barriers $(BARRIERS) --rounds $(ROUNDS)

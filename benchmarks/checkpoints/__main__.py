@@ -33,8 +33,8 @@ def main() -> None:
     parser.add_argument("--mb", type=int, default=1_000, help="state of the one task, in keys of 100 bytes")
     parser.add_argument("--changed-mb", type=float, default=20)
     parser.add_argument("--barriers", type=int, default=20)
-    parser.add_argument("--records", type=int, default=3_000_000, help="of the throughput's runs")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--records", type=int, default=12_000_000, help="of the throughput's runs")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=PARTS, action="append")
     given = parser.parse_args()
     load = os.getloadavg()[0]
