@@ -37,9 +37,9 @@ def unique(name: str) -> str:
     return f"{name}-{os.getpid()}-{time.time_ns() // 1_000_000:x}-{next(_numbers)}"
 
 
-def eventually(what: Callable[[], T | None]) -> T:
+def eventually(what: Callable[[], T | None], within_s: float = _DEADLINE_S) -> T:
     """The first answer with something in it. `what` itself waits (a poll, a call)."""
-    deadline = time.monotonic() + _DEADLINE_S
+    deadline = time.monotonic() + within_s
     while True:
         found = what()
         if found:
